@@ -1,0 +1,204 @@
+"""The async client: the same names and guarantees, with await.
+
+Events go to the same queue and sender thread as the blocking client's. The
+event loop is never blocked: what waits is awaited, and questions to the
+daemon run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from tallymark import questions
+from tallymark.delivery import ClientStats
+from tallymark.errors import ConnectError
+from tallymark.events import Event, SessionStatus, SessionType
+from tallymark.protocol.messages import HealthReport
+from tallymark.questions import ASK_TIMEOUT_SECONDS
+from tallymark.recorder import Recorder
+from tallymark.runs import Run
+from tallymark.settings import Settings
+from tallymark.state import DashboardState
+
+
+class AsyncClient:
+    """``Client`` for asyncio; see there for settings and guarantees.
+
+    May be used from several loops and threads. A cancelled ``flush`` or
+    durable ``emit`` leaves its events pending; a cancelled ``close`` goes on
+    in its thread. Making one reads a few small files, to find the project,
+    unless ``project`` or ``TALLYMARK_PROJECT`` names it.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        *,
+        socket: str | os.PathLike[str] | None = None,
+        source: str = "",
+        linger_seconds: float = 0.02,
+        batch_events_max: int = 1024,
+        queue_events_max: int = 10_000,
+        exit_timeout_seconds: float = 0.2,
+        ack_timeout_seconds: float = 10.0,
+    ) -> None:
+        settings = Settings(
+            linger_seconds=linger_seconds,
+            batch_events_max=batch_events_max,
+            queue_events_max=queue_events_max,
+            exit_timeout_seconds=exit_timeout_seconds,
+            ack_timeout_seconds=ack_timeout_seconds,
+        )
+        self._recorder = Recorder(
+            project, socket=socket, source=source, settings=settings, env=os.environ
+        )
+        self._delivery = self._recorder.delivery
+        self._retire = weakref.finalize(self, self._delivery.retire)
+        self._retire.atexit = False
+
+    @property
+    def project(self) -> str:
+        """The project that events are recorded for."""
+        return self._recorder.project
+
+    async def emit(
+        self,
+        event: Event | Mapping[str, Any],
+        *,
+        durable: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
+        """As ``Client.emit``. Without ``durable`` it does not suspend."""
+        if not durable:
+            return self._recorder.emit(event)
+        if self._recorder.disabled:
+            return False
+        self._recorder.check_event(event)
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        if self._delivery.full:
+            await self._flush(timeout)
+        if not self._recorder.emit(event):
+            raise self._recorder.not_taken()
+        await self._flush(None if deadline is None else deadline - loop.time())
+        return True
+
+    async def start_session(self, session_type: SessionType | None = None) -> str:
+        """As ``Client.start_session``. Does not suspend."""
+        return self._recorder.start_session(session_type)
+
+    async def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
+        """As ``Client.end_session``. Does not suspend."""
+        self._recorder.end_session(session_id, status)
+
+    def track_agent(
+        self,
+        agent_name: str,
+        ticket_key: str = "",
+        model: str = "",
+        session_id: str | None = None,
+        *,
+        git_branch: str = "",
+        attrs: dict[str, Any] | None = None,
+        announce: bool = True,
+    ) -> Run:
+        """As ``Client.track_agent``, for ``async with`` or as a decorator."""
+        return Run(
+            self._recorder,
+            agent_name,
+            ticket_key=ticket_key,
+            model=model,
+            session_id=session_id,
+            git_branch=git_branch,
+            attrs=attrs,
+            announce=announce,
+        )
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """As ``Client.flush``. Cancelled, it leaves everything pending."""
+        if not self._recorder.disabled:
+            await self._flush(timeout)
+
+    async def _flush(self, timeout_seconds: float | None) -> None:
+        delivery = self._delivery
+        delivery.check_usable()
+        if delivery.idle:
+            return
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def notify() -> None:
+            try:
+                loop.call_soon_threadsafe(_resolve, done)
+            except RuntimeError:
+                # The loop is closed: nobody waits any more.
+                return
+
+        waiter = delivery.watch(notify)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await done
+        except TimeoutError:
+            raise delivery.flush_timeout(timeout_seconds or 0.0) from None
+        finally:
+            waiter.abandoned = not done.done()
+        if waiter.error is not None:
+            raise waiter.error
+
+    async def close(self, timeout: float | None = None) -> None:
+        """As ``Client.close``."""
+        self._retire.detach()
+        if not self._recorder.disabled:
+            await asyncio.to_thread(self._delivery.close, timeout)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def dump(self, timeout: float = ASK_TIMEOUT_SECONDS) -> DashboardState:
+        """As ``Client.dump``."""
+        self._check_enabled()
+        return await asyncio.to_thread(
+            questions.ask_state, self._recorder.paths, self.project, timeout_seconds=timeout
+        )
+
+    async def projects(self, timeout: float = ASK_TIMEOUT_SECONDS) -> list[dict[str, Any]]:
+        """As ``Client.projects``."""
+        self._check_enabled()
+        return await asyncio.to_thread(
+            questions.ask_projects, self._recorder.paths, timeout_seconds=timeout
+        )
+
+    async def health(
+        self, *, deep: bool = False, timeout: float = ASK_TIMEOUT_SECONDS
+    ) -> HealthReport:
+        """As ``Client.health``."""
+        self._check_enabled()
+        return await asyncio.to_thread(
+            questions.ask_health, self._recorder.paths, deep=deep, timeout_seconds=timeout
+        )
+
+    def stats(self) -> ClientStats:
+        """Counts of what this client recorded, in this process."""
+        return self._recorder.stats()
+
+    def _check_enabled(self) -> None:
+        if self._recorder.disabled:
+            raise ConnectError("cannot ask tallymarkd: TALLYMARK_DISABLED is set")
+
+
+def _resolve(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)

@@ -1,0 +1,205 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from tallymark import questions
+from tallymark.delivery import ClientStats
+from tallymark.errors import ConnectError
+from tallymark.events import Event, SessionStatus, SessionType
+from tallymark.protocol.messages import HealthReport
+from tallymark.questions import ASK_TIMEOUT_SECONDS
+from tallymark.recorder import Recorder
+from tallymark.runs import Run
+from tallymark.settings import Settings
+from tallymark.state import DashboardState
+
+
+class Client:
+    """Records what agents do, for one project.
+
+    Threads may share a client. Recording (``emit`` without ``durable``,
+    sessions, runs) puts an event into memory and returns: it never waits, and
+    never raises on account of its arguments or of the daemon; what cannot be
+    recorded is counted in ``stats()`` and logged once, to the logger
+    ``tallymark``. A background thread, started by the first event, delivers.
+    After a fork the child's client is another producer with an empty queue.
+
+    ``project`` is by default ``TALLYMARK_PROJECT``, else that of the working
+    directory; ``socket`` is ``TALLYMARK_SOCKET``, else the user's daemon's,
+    else the system's. ``source`` names the program that records. The other
+    settings are those of ``settings.Settings``. With ``TALLYMARK_DISABLED=1``
+    a client does nothing at all.
+
+    Raises ``SettingError`` and ``PathError`` for settings that cannot be right.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        *,
+        socket: str | os.PathLike[str] | None = None,
+        source: str = "",
+        linger_seconds: float = 0.02,
+        batch_events_max: int = 1024,
+        queue_events_max: int = 10_000,
+        exit_timeout_seconds: float = 0.2,
+        ack_timeout_seconds: float = 10.0,
+    ) -> None:
+        settings = Settings(
+            linger_seconds=linger_seconds,
+            batch_events_max=batch_events_max,
+            queue_events_max=queue_events_max,
+            exit_timeout_seconds=exit_timeout_seconds,
+            ack_timeout_seconds=ack_timeout_seconds,
+        )
+        self._recorder = Recorder(
+            project, socket=socket, source=source, settings=settings, env=os.environ
+        )
+        self._delivery = self._recorder.delivery
+        # A client that is dropped without close still delivers, in its own time.
+        self._retire = weakref.finalize(self, self._delivery.retire)
+        self._retire.atexit = False
+
+    @property
+    def project(self) -> str:
+        """The project that events are recorded for."""
+        return self._recorder.project
+
+    # Recording.
+
+    def emit(
+        self,
+        event: Event | Mapping[str, Any],
+        *,
+        durable: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
+        """Record an event: queue it, or with ``durable`` wait until it is on disk.
+
+        An absent ``event_id`` and ``at`` are filled in, in a copy: the same
+        object emitted twice is two events. An event that has both is queued as
+        it is, and must not be changed afterwards. A mapping with a ``type``
+        may have fields that this version does not know.
+
+        Queued: True when the event was taken, False when it was dropped (and
+        counted). Durable: returns when it is; raises ``FlushTimeout`` after
+        ``timeout`` seconds (it is still pending then and must not be emitted
+        again), ``UsageError`` for an event that could not be recorded ever,
+        another ``DeliveryError`` when it was not taken or never will arrive.
+        """
+        if not durable:
+            return self._recorder.emit(event)
+        if self._recorder.disabled:
+            return False
+        self._recorder.check_event(event)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._delivery.full:
+            self._delivery.flush(timeout)
+        if not self._recorder.emit(event):
+            raise self._recorder.not_taken()
+        self._delivery.flush(None if deadline is None else deadline - time.monotonic())
+        return True
+
+    def start_session(self, session_type: SessionType | None = None) -> str:
+        """Begin a session; gives the id to hand to ``track_agent`` and ``end_session``."""
+        return self._recorder.start_session(session_type)
+
+    def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
+        """End a session, or pause it to be continued."""
+        self._recorder.end_session(session_id, status)
+
+    def track_agent(
+        self,
+        agent_name: str,
+        ticket_key: str = "",
+        model: str = "",
+        session_id: str | None = None,
+        *,
+        git_branch: str = "",
+        attrs: dict[str, Any] | None = None,
+        announce: bool = True,
+    ) -> Run:
+        """One run of an agent: a context manager, or a decorator.
+
+        It begins and ends with the block; success, or an error with the
+        exception's text. Inside another run it is linked to that one. Without
+        ``session_id`` it belongs to the outer run's session, else to
+        ``TALLYMARK_SESSION_ID``, else to a session of this client's own.
+        ``announce`` records its beginning too, so that a run that is killed
+        is known.
+        """
+        return Run(
+            self._recorder,
+            agent_name,
+            ticket_key=ticket_key,
+            model=model,
+            session_id=session_id,
+            git_branch=git_branch,
+            attrs=attrs,
+            announce=announce,
+        )
+
+    # Waiting and ending.
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything recorded before is durable (None: as long as it takes).
+
+        Raises ``FlushTimeout`` after ``timeout`` seconds: what is pending stays
+        so and must not be emitted again. Raises another ``DeliveryError`` when
+        it can no longer be delivered. What was dropped is not waited for.
+        """
+        if not self._recorder.disabled:
+            self._delivery.flush(timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Hand over what is queued and end, within ``timeout`` seconds.
+
+        None means ``exit_timeout_seconds``. What could not be delivered is
+        counted in one warning. The interpreter's end does the same.
+        """
+        self._retire.detach()
+        if not self._recorder.disabled:
+            self._delivery.close(timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Asking. Each of these is a conversation of its own, in the calling thread.
+
+    def dump(self, timeout: float = ASK_TIMEOUT_SECONDS) -> DashboardState:
+        """The project's durable state. Raises ``DeliveryError`` when it cannot be had."""
+        self._check_enabled()
+        return questions.ask_state(self._recorder.paths, self.project, timeout_seconds=timeout)
+
+    def projects(self, timeout: float = ASK_TIMEOUT_SECONDS) -> list[dict[str, Any]]:
+        """Every project the daemon keeps. Raises ``DeliveryError`` when it cannot be had."""
+        self._check_enabled()
+        return questions.ask_projects(self._recorder.paths, timeout_seconds=timeout)
+
+    def health(self, *, deep: bool = False, timeout: float = ASK_TIMEOUT_SECONDS) -> HealthReport:
+        """How the daemon is; ``deep`` tries its whole commit path. Raises ``DeliveryError``."""
+        self._check_enabled()
+        return questions.ask_health(self._recorder.paths, deep=deep, timeout_seconds=timeout)
+
+    def stats(self) -> ClientStats:
+        """Counts of what this client recorded, in this process."""
+        return self._recorder.stats()
+
+    def _check_enabled(self) -> None:
+        if self._recorder.disabled:
+            raise ConnectError("cannot ask tallymarkd: TALLYMARK_DISABLED is set")

@@ -1,0 +1,312 @@
+"""Delivery of events: what both clients share.
+
+A queue that recording threads fill without ever waiting, and one daemon
+thread, "tallymark-sender", that is started by the first event and delivers
+what is queued (see ``sender``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tallymark import lifecycle
+from tallymark.errors import DeliveryError, FlushTimeout
+from tallymark.ids import EventIds, uuid7
+from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
+from tallymark.sender import Sender
+from tallymark.settings import Settings
+
+log = logging.getLogger("tallymark")
+
+JOIN_GRACE_SECONDS = 0.1
+"""How much longer than its deadline the sender may take to end."""
+
+
+class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of events since the client was made (in a forked child: since the fork).
+
+    Every event recorded is in one of ``queued``, ``unacknowledged``,
+    ``acknowledged`` and ``dropped``. Of the acknowledged, ``duplicate`` were
+    known already and ``rejected`` (by code) refused. ``ignored`` counts calls
+    that were not understood, by what was wrong.
+    """
+
+    queued: int = 0
+    unacknowledged: int = 0
+    sent: int = 0
+    acknowledged: int = 0
+    duplicate: int = 0
+    dropped: dict[str, int] = {}
+    rejected: dict[str, int] = {}
+    ignored: dict[str, int] = {}
+
+
+class Delivery:
+    """One producer: queue, sender thread, and their life. Threads may share it.
+
+    ``last_words`` is called by the first ``close``, while events are still taken.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        project: str,
+        client: str,
+        settings: Settings,
+        last_words: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        random_fraction: Callable[[], float] = random.random,
+    ) -> None:
+        self._paths = list(paths)
+        self._project = project
+        self._client = client
+        self._settings = settings
+        self._last_words = last_words
+        self._clock = clock
+        self._random = random_fraction
+        self._sender: Sender | None = None
+        self._begin()
+        lifecycle.watch_over(self)
+
+    def _begin(self) -> None:
+        self.producer = uuid7()
+        """Names this incarnation; a forked child has another."""
+        self.new_id = EventIds(self.producer).new
+        self._intake = Intake(self._settings.queue_events_max, self._rouse)
+        self.put = self._intake.put
+        """``put(event) -> bool``: queue an event; False when it was dropped and counted.
+
+        Never blocks, never raises. Replaced in a forked child: do not keep it.
+        """
+        self._sender = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._start_failed = False
+        self.pid = os.getpid()
+
+    # Recording.
+
+    def drop(self, reason: DropReason, count: int = 1) -> None:
+        """Count events that were lost before they could be queued."""
+        self._intake.drop(reason, count)
+
+    def _rouse(self) -> None:
+        """Wake the sender, or start it. Called by whoever finds it asleep."""
+        sender = self._sender
+        if sender is not None:
+            sender.wake()
+        # Never waits: whoever holds this is starting it right now.
+        elif self._starting.acquire(blocking=False):
+            try:
+                if self._sender is None:
+                    self._start()
+            finally:
+                self._starting.release()
+
+    def _start(self) -> None:
+        lifecycle.before_threads_start()
+        try:
+            # Known before it runs: whoever finds it asleep must find it.
+            self._sender = sender = self._make_sender()
+            thread = threading.Thread(target=sender.run, name="tallymark-sender", daemon=True)
+            thread.start()
+        # No descriptors or threads left, or the interpreter is ending: the
+        # events stay queued, and the next one, or close, tries again.
+        except (OSError, RuntimeError) as error:
+            self._sender = None
+            self._intake.quiet = True
+            if not self._start_failed:
+                self._start_failed = True
+                log.warning("cannot start tallymark's sender: %s", error)
+            return
+        self._thread = thread
+
+    def _make_sender(self) -> Sender:
+        return Sender(
+            self._intake,
+            paths=self._paths,
+            producer=self.producer,
+            project=self._project,
+            client=self._client,
+            settings=self._settings,
+            clock=self._clock,
+            random_fraction=self._random,
+        )
+
+    # Waiting.
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything recorded so far is durable or counted as lost."""
+        return not self._intake.queue and not self._intake.held
+
+    @property
+    def full(self) -> bool:
+        """Whether the next event would be dropped, for want of room and no other reason."""
+        return not self._closed and 0 < self._intake.limit <= self._intake.pending
+
+    def watch(self, notify: Callable[[], object]) -> Waiter:
+        """Have ``notify`` called by the sender's thread when all recorded so far is durable.
+
+        It is called once, also when that can never be: then ``error`` of the
+        Waiter says why. Who gives up sets ``abandoned``.
+        """
+        waiter = Waiter(notify)
+        self._intake.enlist(waiter)
+        return waiter
+
+    def check_usable(self) -> None:
+        """Raises why nothing can be delivered any more, if so."""
+        if self._intake.failure is not None:
+            raise self._intake.failure
+
+    def flush(self, timeout_seconds: float | None) -> None:
+        """Wait until every event recorded before is durable.
+
+        Raises ``FlushTimeout``, after which they are still pending and must
+        not be recorded again; ``RefusedError`` or ``DeliveryError`` when they
+        can no longer be delivered.
+        """
+        self.check_usable()
+        if self.idle:
+            return
+        # A plain lock is the cheapest thing another thread can wake us with.
+        lock = threading.Lock()
+        lock.acquire()
+        waiter = self.watch(lock.release)
+        wait = -1.0 if timeout_seconds is None else _bounded(timeout_seconds)
+        released = False
+        try:
+            released = lock.acquire(timeout=wait)
+        finally:
+            waiter.abandoned = not released
+        if not released:
+            raise self.flush_timeout(timeout_seconds or 0.0)
+        if waiter.error is not None:
+            raise waiter.error
+
+    def flush_timeout(self, timeout_seconds: float) -> FlushTimeout:
+        """The error to raise when time is over."""
+        pending = self._intake.pending
+        return FlushTimeout(
+            f"cannot flush within {timeout_seconds:g} s: {pending} events are not durable yet"
+            f"{self._because()}; they stay pending and must not be emitted again",
+            pending_events=pending,
+        )
+
+    def _because(self) -> str:
+        trouble = "" if self._sender is None else self._sender.trouble
+        return f": {trouble}" if trouble else ""
+
+    # The end.
+
+    def close(self, timeout_seconds: float | None = None) -> None:
+        """Deliver what is queued, say Goodbye, and end the thread.
+
+        Waits ``timeout_seconds`` at most (None: ``exit_timeout_seconds``); what
+        was not delivered by then is counted in one warning. Recording after it
+        drops. Closing again does nothing. Never raises on account of the daemon.
+        """
+        if self._closed or not self._closing.acquire(blocking=False):
+            return
+        self._last_words()
+        seconds = (
+            self._settings.exit_timeout_seconds if timeout_seconds is None else timeout_seconds
+        )
+        self._closed = True
+        self._intake.shut("closed")
+        self._hand_over(_bounded(seconds))
+        self._report()
+
+    def retire(self) -> None:
+        """Deliver what is queued without waiting for it, then end the thread."""
+        if self._closed:
+            return
+        self._last_words()
+        self._intake.shut("closed")
+        if self._sender is not None:
+            self._sender.stop(self._clock() + threading.TIMEOUT_MAX)
+
+    def close_at_exit(self) -> None:
+        """As ``close``; for the interpreter's end."""
+        self.close()
+
+    def _hand_over(self, seconds: float) -> None:
+        # Another thread may be starting the sender just now.
+        if self._starting.acquire(timeout=seconds):
+            self._starting.release()
+        thread = self._thread
+        if self._sender is not None and thread is not None:
+            self._sender.stop(self._clock() + seconds)
+            thread.join(min(seconds + JOIN_GRACE_SECONDS, threading.TIMEOUT_MAX))
+        elif self._intake.queue:
+            # No thread could be started: this one does its work.
+            sender = self._make_sender()
+            self._sender = sender
+            sender.stop(self._clock() + seconds)
+            sender.run()
+
+    def _report(self) -> None:
+        pending = self._intake.pending
+        losses = {reason: count for reason, count in self._intake.dropped.items() if count}
+        lost = sum(losses.values())
+        if not pending and not lost:
+            return
+        parts = [f"{pending} still unacknowledged"] if pending else []
+        parts += [f"{count} {DROP_TEXTS[reason]}" for reason, count in losses.items()]
+        because = self._because()
+        text = f"{pending + lost} events were not delivered: {', '.join(parts)}{because}"
+        if pending and self._intake.failure is None:
+            self._intake.failure = DeliveryError(f"cannot flush: the client is closed; {text}")
+        log.warning("%s", text)
+
+    # Forks and figures.
+
+    def begin_again_in_child(self) -> None:
+        """After a fork: a new producer with nothing queued; the parent keeps its own."""
+        sender = self._sender
+        closed = self._closed
+        if sender is not None:
+            sender.forget_connection()
+        self._begin()
+        if closed:
+            self._closed = True
+            self._intake.shut("closed")
+
+    def stats(self) -> ClientStats:
+        """Counts so far; taken while others record, so they may be off by what is on its way."""
+        intake = self._intake
+        counts = {reason: count for reason, count in intake.dropped.items() if count}
+        if self._sender is None:
+            return ClientStats(queued=len(intake.queue), dropped=dict(counts))
+        backlog = self._sender.backlog
+        return ClientStats(
+            queued=len(intake.queue),
+            unacknowledged=intake.held,
+            sent=backlog.sent,
+            acknowledged=backlog.acknowledged,
+            duplicate=backlog.duplicate,
+            dropped=dict(counts),
+            rejected=dict(backlog.rejected),
+        )
+
+
+def _bounded(seconds: float) -> float:
+    return max(0.0, min(seconds, threading.TIMEOUT_MAX))

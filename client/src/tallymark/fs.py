@@ -1,0 +1,247 @@
+"""The only place that opens, writes, syncs, renames and locks files.
+
+Storage takes a ``FileSystem`` as an argument, so that a test can record what
+is done, refuse it, or lose what was not synced. ``OsFileSystem`` is the real
+one. Every method raises ``OSError`` as the system call does.
+
+What is assumed of the system: ``sync_data`` and ``sync`` return only when the
+file's bytes (and its length) have reached the device; a rename is atomic and,
+like a creation, a link and an unlink, durable once its directory is synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+READ_CHUNK_BYTES = 1024 * 1024
+
+
+class FileSystem(Protocol):
+    """What storage needs of a file system. File descriptors are plain ints."""
+
+    def open_read(self, path: Path) -> int:
+        """Open an existing regular file for reading; never follows a symlink."""
+
+    def open_write(self, path: Path) -> int:
+        """Open an existing regular file for reading and writing."""
+
+    def create(self, path: Path) -> int:
+        """Create a new file (0600), open for reading and writing; it must not exist."""
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+
+    def read(self, fd: int, count: int, offset: int) -> bytes:
+        """Up to ``count`` bytes at ``offset``; fewer only at the end of the file."""
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of ``data`` at ``offset``; the bytes are not durable yet."""
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        """Reserve blocks, so that writing there cannot run out of space."""
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cut or extend the file to ``length`` bytes."""
+
+    def size(self, fd: int) -> int:
+        """Length of the file in bytes."""
+
+    def sync_data(self, fd: int) -> None:
+        """Make the file's bytes and length durable (fdatasync)."""
+
+    def sync(self, fd: int) -> None:
+        """Make the file's bytes and all its attributes durable (fsync)."""
+
+    def sync_dir(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over ``target``, atomically."""
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name; ``target`` must not exist."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name; one that is not there is no error."""
+
+    def mkdir(self, path: Path) -> None:
+        """Create a directory (0700) with its parents; one that is there is no error."""
+
+    def names(self, path: Path) -> list[str]:
+        """Sorted names in a directory; empty when there is no such directory."""
+
+    def exists(self, path: Path) -> bool:
+        """Whether the name is there, without following a symlink."""
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that an unprivileged process can still allocate at ``path``."""
+
+    def lock(self, path: Path) -> int:
+        """Lock a file (created when absent) against other processes.
+
+        Gives a descriptor that holds the lock until it is closed. Raises
+        ``BlockingIOError`` when another process holds it.
+        """
+
+
+class OsFileSystem:
+    """The real file system. Stateless, safe to use from any thread."""
+
+    def open_read(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    def open_write(self, path: Path) -> int:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def create(self, path: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, FILE_MODE)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def read(self, fd: int, count: int, offset: int) -> bytes:
+        data = os.pread(fd, count, offset)
+        if len(data) == count or not data:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < count:
+            data = os.pread(fd, count - got, offset + got)
+            if not data:
+                break
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        written = os.pwrite(fd, data, offset)
+        if written == len(data):
+            return
+        view = memoryview(data)
+        while written < len(view):
+            step = os.pwrite(fd, view[written:], offset + written)
+            if step == 0:
+                raise OSError(errno.EIO, "write made no progress")
+            written += step
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, offset, length)
+            return
+        zeros = bytes(min(length, READ_CHUNK_BYTES))
+        for start in range(offset, offset + length, len(zeros)):
+            self.write(fd, zeros[: offset + length - start], start)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def sync_data(self, fd: int) -> None:
+        _sync_data(fd)
+
+    def sync(self, fd: int) -> None:
+        _sync(fd)
+
+    def sync_dir(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _sync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
+
+    def unlink(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+
+    def names(self, path: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def exists(self, path: Path) -> bool:
+        return os.path.lexists(path)
+
+    def free_bytes(self, path: Path) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def lock(self, path: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(path, flags, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def read_file(fs: FileSystem, path: Path) -> bytes:
+    """The whole of a regular file. Raises ``OSError``, also for anything else."""
+    fd = fs.open_read(path)
+    try:
+        return fs.read(fd, fs.size(fd), 0)
+    finally:
+        fs.close(fd)
+
+
+def write_file(
+    fs: FileSystem, path: Path, data: bytes, *, sync: Callable[[int], None] | None = None
+) -> None:
+    """Write a new file and make its bytes durable; its name is not yet.
+
+    A file that is left over under this name is removed first.
+    """
+    fs.unlink(path)
+    fd = fs.create(path)
+    try:
+        fs.write(fd, data, 0)
+        (sync or fs.sync)(fd)
+    finally:
+        fs.close(fd)
+
+
+def is_socket(path: Path) -> bool:
+    """Whether ``path`` is a Unix socket."""
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+if sys.platform == "darwin":
+    # fsync(2) on macOS leaves the bytes in the drive's cache; F_FULLFSYNC does not.
+    def _sync(fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+    _sync_data = _sync
+else:
+    # Called through the module on every use, so that a test can replace it.
+    def _sync(fd: int) -> None:
+        os.fsync(fd)
+
+    def _sync_data(fd: int) -> None:
+        os.fdatasync(fd)

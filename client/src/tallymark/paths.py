@@ -1,0 +1,147 @@
+"""Where socket and state live, and which project a directory belongs to.
+
+One rule for client, daemon, command line and importers. Nothing is created
+or changed here, and git is never run: its files are read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tallymark.errors import PathError
+
+SYSTEM_STATE_DIR = Path("/var/lib/tallymark")
+"""State of the system service."""
+
+SYSTEM_SOCKET = Path("/run/tallymark/tallymark.sock")
+"""Socket of the system service."""
+
+SOCKET_PATH_BYTES_MAX = 103 if sys.platform == "darwin" else 107
+"""Longest path of a Unix socket on this system: ``sun_path`` and its final zero."""
+
+UNNAMED_PROJECT = "unnamed"
+"""The project of a directory that has no name: the root, or one that was removed."""
+
+GIT_FILE_BYTES_MAX = 4096
+
+
+def state_dir(env: Mapping[str, str], platform: str = sys.platform) -> Path:
+    """The user's state directory, whether or not it exists."""
+    home = Path(env["HOME"]) if env.get("HOME") else Path("~").expanduser()
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "tallymark"
+    given = env.get("XDG_STATE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    base = Path(given) if given.startswith("/") else home / ".local" / "state"
+    return base / "tallymark"
+
+
+def socket_path(directory: Path) -> Path:
+    """The daemon's socket in a state directory."""
+    return directory / "run" / "tallymark.sock"
+
+
+def check_socket_path(path: Path) -> Path:
+    """The path itself. Raises ``PathError`` when it is too long for a socket."""
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES_MAX:
+        raise PathError(
+            f"cannot use socket path {path}: it has {length} bytes and the limit is "
+            f"{SOCKET_PATH_BYTES_MAX}; choose a shorter one"
+        )
+    return path
+
+
+def socket_candidates(
+    explicit: str | os.PathLike[str] | None, env: Mapping[str, str]
+) -> list[Path]:
+    """Sockets to try, in order.
+
+    The explicit one alone; else ``TALLYMARK_SOCKET`` alone; else the user's
+    and then the system's. Raises ``PathError`` for a chosen path that is too long.
+    """
+    chosen = os.fspath(explicit) if explicit is not None else env.get("TALLYMARK_SOCKET", "")
+    if chosen:
+        return [check_socket_path(Path(chosen).expanduser().absolute())]
+    return [socket_path(state_dir(env)), SYSTEM_SOCKET]
+
+
+def default_project(explicit: str | None, env: Mapping[str, str], cwd: Path | None) -> str:
+    """The argument, else ``TALLYMARK_PROJECT``, else the directory's project.
+
+    ``cwd`` is None when the working directory has been removed.
+    """
+    if explicit:
+        return explicit
+    if env.get("TALLYMARK_PROJECT"):
+        return env["TALLYMARK_PROJECT"]
+    return project_of_directory(cwd) if cwd is not None else UNNAMED_PROJECT
+
+
+def project_of_directory(path: Path) -> str:
+    """The project that work in ``path`` belongs to.
+
+    In a git repository it is the name of the main working tree's folder, also
+    from a subdirectory or a linked worktree; a submodule is a project of its
+    own; a worktree of a bare repository has the repository's name without
+    ``.git``. Anywhere else, and for a path that does not exist, it is the
+    directory's own name.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        return _text(path)
+    path = path.resolve()
+    for folder in (path, *path.parents):
+        name = _repository_name(folder)
+        if name:
+            return name
+    return _text(path)
+
+
+def _repository_name(folder: Path) -> str:
+    """The project's name when ``folder`` is the top of a working tree, else empty."""
+    marker = folder / ".git"
+    if (marker / "HEAD").is_file():
+        return _text(folder)
+    line = _read_line(marker)
+    if not line.startswith("gitdir:"):
+        return ""
+    git_dir = Path(os.path.normpath(folder / line.removeprefix("gitdir:").strip()))
+    common = _common_dir(git_dir)
+    return _name_of_git_dir(common) if common is not None else _text(folder)
+
+
+def _common_dir(git_dir: Path) -> Path | None:
+    """The repository's own directory for a linked worktree's; None for any other."""
+    line = _read_line(git_dir / "commondir")
+    if line:
+        return Path(os.path.normpath(git_dir / line))
+    # Its repository may be out of reach, as in a container; the path still tells.
+    # (A submodule kept in a folder "worktrees" has its git directory within reach.)
+    lost_worktree = git_dir.parent.name == "worktrees" and not git_dir.is_dir()
+    return git_dir.parent.parent if lost_worktree else None
+
+
+def _name_of_git_dir(common: Path) -> str:
+    """``proj`` for proj/.git, proj.git, proj/.bare and super/.git/modules/proj."""
+    if common.name.startswith("."):
+        return _text(common.parent)
+    return _text(common).removesuffix(".git")
+
+
+def _read_line(path: Path) -> str:
+    """The first line of a small file; empty when there is none that can be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(GIT_FILE_BYTES_MAX)
+    except OSError:
+        return ""
+    return os.fsdecode(head).partition("\n")[0].strip()
+
+
+def _text(path: Path) -> str:
+    """A path's last name as text that can be encoded."""
+    return os.fsencode(path.name).decode("utf-8", "replace") or UNNAMED_PROJECT

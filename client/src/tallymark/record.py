@@ -1,0 +1,192 @@
+"""The on-disk record, shared by the daemon's journal and the client's spool.
+
+Pure bytes: no file is touched here. Integers are little-endian. A record
+begins at a multiple of 8 in its file::
+
+    offset size field
+         0    8 magic         of this file: its salt
+         8    4 header_crc    CRC-32 of salt, the record's file offset, and bytes 12..79
+        12    4 payload_crc   CRC-32 of the payload
+        16    4 length        bytes of payload
+        20    4 prev_crc      header_crc of the record before (0 for a file's first)
+        24    8 lsn           number of its first event
+        32    8 durable_lsn   highest number known to be durable when this was written
+        40    4 count         numbers this record takes, at least 1
+        44    1 kind
+        45    3 zero
+        48   16 producer      UUID, zero where there is none
+        64    8 seq           of the producer's batch (the last one, for a skip)
+        72    8 from_seq      first seq, for a skip; else equal to seq
+        80      payload, then zeros to a multiple of 8
+
+A header is only valid at the offset and in the file it was written for, so
+bytes left over from another file, or copied, never pass for a record.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from dataclasses import dataclass
+
+from tallymark.errors import DamagedError
+
+HEADER_BYTES = 80
+ALIGNMENT_BYTES = 8
+
+PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
+"""No record is larger; a length above it is damage."""
+
+NO_PRODUCER = bytes(16)
+
+_header = struct.Struct("<8sIIIIQQIB3x16sQQ")
+_fields = struct.Struct("<IIIQQIB3x16sQQ")
+_place = struct.Struct("<8sQ")
+assert _header.size == HEADER_BYTES
+assert _fields.size == HEADER_BYTES - 12
+
+
+class Kind(enum.IntEnum):
+    """What a record says. Numbers are part of the format."""
+
+    BATCH = 1
+    TOMBSTONE = 2
+    SKIP = 3
+    MARK = 4
+    STOP = 5
+    FORGET = 6
+    LOSS = 7
+
+
+@dataclass(slots=True)
+class Record:
+    """One record. ``crc`` is its header's CRC, which the next record repeats."""
+
+    kind: int
+    lsn: int
+    count: int
+    durable_lsn: int
+    producer: bytes
+    seq: int
+    from_seq: int
+    prev_crc: int
+    payload: bytes
+    crc: int
+    offset: int
+
+    @property
+    def last_lsn(self) -> int:
+        """The highest number it takes."""
+        return self.lsn + self.count - 1
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in the file."""
+        return record_bytes(len(self.payload))
+
+
+def record_bytes(payload_bytes: int) -> int:
+    """Bytes a record with such a payload takes in the file."""
+    return -(-(HEADER_BYTES + payload_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def append_record(
+    out: bytearray,
+    *,
+    salt: bytes,
+    offset: int,
+    kind: int,
+    lsn: int,
+    count: int,
+    durable_lsn: int,
+    prev_crc: int,
+    payload: bytes,
+    producer: bytes = NO_PRODUCER,
+    seq: int = 0,
+    from_seq: int | None = None,
+) -> int:
+    """Add a record that will stand at ``offset`` of its file; gives its CRC."""
+    fields = _fields.pack(
+        zlib.crc32(payload),
+        len(payload),
+        prev_crc,
+        lsn,
+        durable_lsn,
+        count,
+        kind,
+        producer,
+        seq,
+        seq if from_seq is None else from_seq,
+    )
+    crc = zlib.crc32(fields, zlib.crc32(_place.pack(salt, offset)))
+    out += salt
+    out += crc.to_bytes(4, "little")
+    out += fields
+    out += payload
+    out += bytes(-(HEADER_BYTES + len(payload)) % ALIGNMENT_BYTES)
+    return crc
+
+
+def read_header(
+    data: bytes | memoryview, at: int, *, salt: bytes, offset: int
+) -> Record | None:
+    """The record whose header stands at ``data[at:]`` and verifies, without its payload.
+
+    For damage: the header alone still tells whose record it was.
+    """
+    try:
+        return _read_header(data, at, salt, offset)[0]
+    except DamagedError:
+        return None
+
+
+def read_record(data: bytes | memoryview, at: int, *, salt: bytes, offset: int) -> Record:
+    """The record at ``data[at:]``, which stands at ``offset`` of its file.
+
+    Raises ``DamagedError`` if there is none, or if it does not verify. The
+    length is held against the limit and what is left before it is believed.
+    """
+    record, length, payload_crc = _read_header(data, at, salt, offset)
+    start = at + HEADER_BYTES
+    if length > PAYLOAD_BYTES_MAX or length > len(data) - start:
+        raise DamagedError(f"the record at offset {offset} is cut short")
+    payload = bytes(data[start : start + length])
+    if zlib.crc32(payload) != payload_crc:
+        raise DamagedError(f"the payload of the record at offset {offset} does not verify")
+    record.payload = payload
+    return record
+
+
+def _read_header(
+    data: bytes | memoryview, at: int, salt: bytes, offset: int
+) -> tuple[Record, int, int]:
+    if len(data) - at < HEADER_BYTES:
+        raise DamagedError(f"there is no room for a record header at offset {offset}")
+    (magic, crc, payload_crc, length, prev_crc, lsn, durable_lsn, count, kind, producer, seq,
+     from_seq) = _header.unpack_from(data, at)  # fmt: skip
+    if magic != salt:
+        raise DamagedError(f"there is no record at offset {offset}")
+    fields = bytes(data[at + 12 : at + HEADER_BYTES])
+    if zlib.crc32(fields, zlib.crc32(_place.pack(salt, offset))) != crc:
+        raise DamagedError(f"the record header at offset {offset} does not verify")
+    record = Record(
+        kind, lsn, count, durable_lsn, producer, seq, from_seq, prev_crc, b"", crc, offset
+    )
+    return record, length, payload_crc
+
+
+def find_record(data: bytes, at: int, *, salt: bytes) -> Record | None:
+    """The next whole record of a file at or after ``at``; ``data`` is the whole file.
+
+    For what follows damage: the magic is searched, and tried at every aligned place.
+    """
+    at = data.find(salt, at)
+    while at >= 0:
+        if at % ALIGNMENT_BYTES == 0:
+            try:
+                return read_record(data, at, salt=salt, offset=at)
+            except DamagedError:
+                pass
+        at = data.find(salt, at + 1)
+    return None

@@ -1,0 +1,258 @@
+"""Recording: what the blocking and the async client have in common.
+
+Everything here is safe from any thread, never blocks and never raises on
+account of what it is given; ``Client`` and ``AsyncClient`` are shells over it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import msgspec
+
+from tallymark.delivery import ClientStats, Delivery
+from tallymark.errors import DeliveryError, UsageError
+from tallymark.events import (
+    EVENT_BYTES_MAX,
+    ID_CHARS_MAX,
+    Event,
+    EventBase,
+    RunEnd,
+    SessionEnd,
+    SessionStart,
+    SessionStatus,
+    SessionType,
+)
+from tallymark.paths import default_project, socket_candidates
+from tallymark.questions import CLIENT_NAME
+from tallymark.runs import Run
+from tallymark.settings import Settings, check_name, is_disabled
+from tallymark.texts import clean
+
+log = logging.getLogger("tallymark")
+
+SESSION_TYPES = get_args(SessionType)
+SESSION_STATUSES = get_args(SessionStatus)
+
+
+class Recorder:
+    """A project's recorder in this process. Raises ``SettingError``, ``PathError`` when made."""
+
+    def __init__(
+        self,
+        project: str | None,
+        *,
+        socket: str | os.PathLike[str] | None,
+        source: str,
+        settings: Settings,
+        env: Mapping[str, str],
+    ) -> None:
+        cwd = _working_directory()
+        self.disabled = is_disabled(env)
+        self.project = check_name("project", default_project(project, env, cwd))
+        self.paths = socket_candidates(socket, env)
+        self.source = check_name("source", source) if source else ""
+        self._explicit_socket = socket is not None
+        self._cwd = clean(cwd if cwd is not None else "")
+        self._host = clean(os.uname().nodename)
+        self._env_session = clean(env.get("TALLYMARK_SESSION_ID"), ID_CHARS_MAX)
+        self._env_parent = clean(env.get("TALLYMARK_PARENT_RUN_ID"), ID_CHARS_MAX)
+        self._session_id = ""
+        self._session_by = ""
+        self._session_gate = threading.Lock()
+        self._ignored: dict[str, int] = {}
+        self.delivery = Delivery(
+            self.paths,
+            project=self.project,
+            client=CLIENT_NAME,
+            settings=settings,
+            last_words=self._end_own_session,
+        )
+
+    # Events.
+
+    def emit(self, event: Event | Mapping[str, Any]) -> bool:
+        """Queue an event; False when it was dropped and counted."""
+        if self.disabled:
+            return False
+        if isinstance(event, EventBase):
+            if not event.event_id or event.at is None or self.source:
+                event = self._completed(event)
+        elif isinstance(event, Mapping) and isinstance(event.get("type"), str):
+            event = self._completed_mapping(event)
+        else:
+            self.delivery.drop("not_an_event")
+            self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
+            return False
+        return self.put(cast(Event, event))
+
+    def put(self, event: Event | Mapping[str, Any]) -> bool:
+        """Queue an event that needs nothing more."""
+        if self.disabled:
+            return False
+        if self.delivery.put(event):
+            return True
+        if self.delivery.closed:
+            self.ignore("closed", "tallymark cannot record: the client is closed")
+        return False
+
+    def _completed(self, event: EventBase) -> EventBase:
+        """A copy with what is absent filled in; the caller's stays as it is."""
+        event = event.__copy__()
+        if not event.event_id:
+            run_id = event.run_id if isinstance(event, RunEnd) else ""
+            event.event_id = run_id or self.delivery.new_id()
+        if event.at is None:
+            ended_at = event.ended_at if isinstance(event, RunEnd) else None
+            event.at = ended_at or datetime.now(UTC)
+        if not event.source:
+            event.source = self.source
+        return event
+
+    def _completed_mapping(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        event = dict(given)
+        if not event.get("event_id"):
+            run_id = event.get("run_id") if event["type"] == "run.end" else None
+            event["event_id"] = run_id or self.delivery.new_id()
+        if event.get("at") is None:
+            event["at"] = datetime.now(UTC)
+        if self.source and not event.get("source"):
+            event["source"] = self.source
+        return event
+
+    def check_event(self, event: object) -> None:
+        """Raises ``UsageError`` for what could only be dropped."""
+        if not isinstance(event, EventBase | Mapping):
+            raise UsageError(f"cannot record a {type(event).__name__}: not an event")
+        try:
+            size = len(msgspec.msgpack.encode(event))
+        # The event holds what the caller put there; encoding it may fail in any way.
+        except Exception as error:  # noqa: BLE001
+            raise UsageError(f"cannot record the event: it cannot be encoded: {error}") from None
+        if size > EVENT_BYTES_MAX:
+            raise UsageError(
+                f"cannot record the event: it has {size} bytes and the limit is {EVENT_BYTES_MAX}"
+            )
+
+    def not_taken(self) -> DeliveryError:
+        """Why a durable event was dropped."""
+        try:
+            self.delivery.check_usable()
+        except DeliveryError as error:
+            return error
+        return DeliveryError(
+            "cannot record the event: the client is closed"
+            if self.delivery.closed
+            else "cannot record the event: the queue is full; it is counted as dropped"
+        )
+
+    # Sessions.
+
+    def start_session(self, session_type: SessionType | None = None) -> str:
+        """Begin a session of its own; gives its id."""
+        if session_type is not None and session_type not in SESSION_TYPES:
+            self.ignore(
+                "session_type",
+                f"tallymark ignored a session type: {' or '.join(SESSION_TYPES)} is right",
+            )
+            session_type = None
+        session_id = self.new_id()
+        self._say_session_start(session_id, session_type)
+        return session_id
+
+    def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
+        """End a session."""
+        session_id = clean(session_id, ID_CHARS_MAX)
+        if status not in SESSION_STATUSES:
+            self.ignore(
+                "session_status",
+                f"tallymark took a session's status for complete: one of "
+                f"{', '.join(SESSION_STATUSES)} is right",
+            )
+            status = "complete"
+        if not session_id:
+            self.ignore("session_id", "tallymark ignored end_session: it needs a session's id")
+            return
+        self.emit(SessionEnd(session_id=session_id, status=status))
+
+    def _say_session_start(self, session_id: str, session_type: SessionType | None) -> None:
+        self.emit(SessionStart(session_id=session_id, session_type=session_type))
+
+    def _own_session(self) -> str:
+        """This client's own session, begun by whoever needs it first."""
+        if not self._session_id:
+            session_id = self.new_id()
+            # Never waits: of several threads one begins it.
+            if self._session_gate.acquire(blocking=False):
+                self._session_by = self.incarnation
+                self._session_id = session_id
+                self._say_session_start(session_id, None)
+        return self._session_id
+
+    def _end_own_session(self) -> None:
+        """Unless it never began, or it is the parent's of a forked child."""
+        if self._session_id and self._session_by == self.incarnation:
+            self._session_by = ""
+            self.emit(SessionEnd(session_id=self._session_id))
+
+    # Runs; see ``runs.Recording``.
+
+    @property
+    def incarnation(self) -> str:
+        return self.delivery.producer
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        return self._cwd, self._host, self.delivery.pid
+
+    def new_id(self) -> str:
+        return self.delivery.new_id()
+
+    def session_for(self, given: str | None, parent: Run | None) -> str:
+        if given:
+            return given
+        if parent is not None and parent.belongs_to(self):
+            return parent.session_id
+        return self._env_session or self._own_session()
+
+    def parent_for(self, parent: Run | None) -> str:
+        return self._env_parent if parent is None else parent.run_id
+
+    def environment_for(self, session_id: str, run_id: str) -> dict[str, str]:
+        found = {
+            "TALLYMARK_PROJECT": self.project,
+            "TALLYMARK_SESSION_ID": session_id,
+            "TALLYMARK_PARENT_RUN_ID": run_id,
+        }
+        if self._explicit_socket:
+            found["TALLYMARK_SOCKET"] = str(self.paths[0])
+        return found
+
+    # Counting.
+
+    def ignore(self, topic: str, message: str) -> None:
+        """Count what was not understood, and log it the first time."""
+        if self.disabled:
+            return
+        before = self._ignored.setdefault(topic, 0)
+        self._ignored[topic] = before + 1
+        if not before:
+            log.warning("%s; this is said once", message)
+
+    def stats(self) -> ClientStats:
+        """Counts so far."""
+        return msgspec.structs.replace(self.delivery.stats(), ignored=dict(self._ignored))
+
+
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        # It was removed, or cannot be read.
+        return None

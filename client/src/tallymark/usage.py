@@ -1,0 +1,128 @@
+"""Token counts out of the responses of model libraries.
+
+Every provider counts differently. tallymark's ``input_tokens`` includes what
+was read from and written to a cache, and ``output_tokens`` includes
+reasoning; the shapes known here are converted to that:
+
+=================  =======================  ====================================
+shape              told by                  input counts as given
+=================  =======================  ====================================
+Anthropic          ``cache_…_input_tokens`` without cache reads and writes
+OpenAI responses   ``input_tokens``         with cached tokens
+OpenAI chat        ``prompt_tokens``        with cached tokens
+LiteLLM            ``prompt_tokens`` and    with cache reads; cache writes since 2025
+                   ``cache_…_input_tokens``
+=================  =======================  ====================================
+
+All four count reasoning in their output. Dicts and objects are read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tallymark.events import TOKENS_MAX
+
+_ABSENT = object()
+
+
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one model response, and the model where the response names it."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    model: str = ""
+
+
+def read_usage(response_or_usage: Any) -> TokenCounts | None:
+    """Counts of a response, or of its ``usage``; None for a shape not known here.
+
+    Never raises, whatever the object does.
+    """
+    try:
+        return _read(response_or_usage)
+    # A foreign object's attributes are foreign code: it may raise anything.
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def _read(given: Any) -> TokenCounts | None:
+    inner = _get(given, "usage")
+    usage = given if inner is _ABSENT or inner is None else inner
+    model = _get(given, "model")
+    read_counts = _read_chat if _get(usage, "prompt_tokens") is not _ABSENT else _read_plain
+    counts = read_counts(usage)
+    if counts is None or not isinstance(model, str):
+        return counts
+    return msgspec.structs.replace(counts, model=model)
+
+
+def _read_plain(usage: Any) -> TokenCounts | None:
+    """Anthropic, and OpenAI's responses: told apart by where the cache stands."""
+    given, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    if given is None or output is None:
+        return None
+    read, write = _anthropic_cache(usage)
+    if read is None or write is None:
+        return None
+    if _get(usage, "input_tokens_details") is _ABSENT:
+        return _counts(given + read + write, output, read, write)
+    cached = _count(_get(usage, "input_tokens_details"), "cached_tokens", default=0)
+    return None if cached is None else _counts(given, output, cached, 0)
+
+
+def _read_chat(usage: Any) -> TokenCounts | None:
+    """OpenAI's chat completions, and LiteLLM, which keeps Anthropic's names beside them."""
+    given = _count(usage, "prompt_tokens")
+    # Absent for embeddings, which have no output.
+    output = _count(usage, "completion_tokens", default=0)
+    cached = _count(_get(usage, "prompt_tokens_details"), "cached_tokens", default=0)
+    read, write = _anthropic_cache(usage)
+    if given is None or output is None or cached is None or read is None or write is None:
+        return None
+    read = max(read, cached)
+    # Older versions of LiteLLM leave cache writes out of prompt_tokens.
+    total = given if read + write <= given else given + write
+    return _counts(total, output, read, write)
+
+
+def _anthropic_cache(usage: Any) -> tuple[int | None, int | None]:
+    return (
+        _count(usage, "cache_read_input_tokens", default=0),
+        _count(usage, "cache_creation_input_tokens", default=0),
+    )
+
+
+def _counts(total: int, output: int, read: int, write: int) -> TokenCounts | None:
+    if read + write > total:
+        return None
+    return TokenCounts(
+        input_tokens=total,
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+    )
+
+
+def _get(holder: Any, name: str) -> Any:
+    if isinstance(holder, Mapping):
+        return holder.get(name, _ABSENT)
+    return getattr(holder, name, _ABSENT)
+
+
+def _count(holder: Any, name: str, default: int | None = None) -> int | None:
+    """A count; ``default`` where it is absent or None; None where it is no count."""
+    value = _get(holder, name)
+    if value is _ABSENT or value is None:
+        return default
+    return value if is_count(value) else None
+
+
+def is_count(value: object) -> bool:
+    """Whether a value can be a number of tokens."""
+    return isinstance(value, int) and type(value) is not bool and 0 <= value <= TOKENS_MAX

@@ -1,0 +1,323 @@
+"""The composition root: every part made and joined here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tallymark.errors import StorageError
+from tallymark.events import RunEnd, Usage
+from tallymark.fs import FileSystem, OsFileSystem
+from tallymark.ids import uuid7
+from tallymarkd._version import __version__
+from tallymarkd.config import Settings
+from tallymarkd.core.admission import Admission
+from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
+from tallymarkd.core.committer import Committer, Ticket
+from tallymarkd.core.engine import Engine, EngineSettings
+from tallymarkd.core.entry import Cost
+from tallymarkd.core.layout import Layout
+from tallymarkd.core.overview import overview
+from tallymarkd.core.pricing import Pricer
+from tallymarkd.core.project_state import snapshot
+from tallymarkd.core.restore import Restored, restore
+from tallymarkd.health import Vitals
+from tallymarkd.place import refuse_unsafe
+from tallymarkd.server.desk import Condition, Desk, FramePool, ServerSettings
+from tallymarkd.server.listener import Listener, listen
+from tallymarkd.server.server import Server, own_uid
+from tallymarkd.storage.journal import JournalSettings
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_SOFTWARE = 70
+"""EX_SOFTWARE of sysexits.h: a fault of ours."""
+
+PROBE_SECONDS = 5.0
+"""How long a deep health check waits for its probe."""
+
+SWITCH_INTERVAL_SECONDS = 0.0002
+"""How long the busy loop may keep the interpreter from the committer: with the
+default of 5 ms a commit would wait that long for its turn."""
+
+GC_THRESHOLD = 50_000
+"""Allocations between two collections: decoded events are many and short-lived."""
+
+SECONDS_PER_DAY = 86_400
+
+log = logging.getLogger("tallymarkd")
+
+
+def run(settings: Settings, fs: FileSystem | None = None) -> int:
+    """Run the daemon until it is told to stop; gives its exit code.
+
+    Raises ``StorageError``, ``UsageError`` and ``OSError`` for what keeps it
+    from starting.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    gc.set_threshold(GC_THRESHOLD)
+    fs = fs or OsFileSystem()
+    with _state_dir(fs, settings.state_dir):
+        restored = restore(fs, settings.state_dir, _journal_settings(settings))
+        if settings.strict and restored.report.new_losses:
+            raise StorageError(
+                f"cannot start with --strict: the journal in {settings.state_dir} has lost "
+                f"events; `tallymarkd` without --strict starts and reports them"
+            )
+        listener = listen(fs, settings.socket)
+        try:
+            return asyncio.run(_Daemon(settings, fs, restored, listener).serve())
+        finally:
+            listener.close()
+
+
+@contextlib.contextmanager
+def _state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
+    """The directory, checked and locked. The lock is never unlinked."""
+    try:
+        fs.mkdir(root)
+        lock = fs.lock(Layout(root).lock)
+    except BlockingIOError:
+        raise StorageError(
+            f"cannot use {root}: another tallymarkd runs on it; "
+            "stop that one, or choose another directory with --state-dir"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"cannot use {root} as the state directory: {error.strerror or error}; "
+            "choose another with --state-dir"
+        ) from error
+    try:
+        refuse_unsafe(root)
+        yield
+    finally:
+        fs.close(lock)
+
+
+def _journal_settings(settings: Settings) -> JournalSettings:
+    return JournalSettings(
+        segment_bytes_max=settings.segment_bytes_max,
+        segment_chunk_bytes=settings.segment_chunk_bytes,
+        random_bytes=os.urandom,
+        clock_ns=time.time_ns,
+    )
+
+
+@dataclass(slots=True)
+class _Answers:
+    """Answers to questions, from durable state only (server.desk.Answers)."""
+
+    vitals: Vitals
+    engine: Engine
+
+    def projects(self) -> bytes:
+        books = self.engine.books
+        return msgspec.json.encode(
+            [overview(snapshot(state)) for _, state in sorted(books.projects.items())]
+        )
+
+    def state(self, project: str) -> bytes | None:
+        state = self.engine.books.projects.get(project)
+        return None if state is None else msgspec.json.encode(snapshot(state))
+
+    def health(self, deep: bool, done: Callable[[Condition], None]) -> None:
+        if not deep:
+            done(self.vitals.condition())
+            return
+        answered = False
+
+        def answer(problem: str) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                timer.cancel()
+                done(self.vitals.condition(probe_failed=problem))
+
+        timer = asyncio.get_running_loop().call_later(
+            PROBE_SECONDS, answer, f"nothing was durable within {PROBE_SECONDS:g} s"
+        )
+        self.engine.probe(lambda error: answer("" if error is None else str(error)))
+
+
+class _Daemon:
+    """Everything that lives between the start and the stop."""
+
+    def __init__(
+        self, settings: Settings, fs: FileSystem, restored: Restored, listener: Listener
+    ) -> None:
+        self._settings = settings
+        self._fs = fs
+        self._restored = restored
+        self._listener = listener
+        self._pricer = Pricer()
+        self._began = time.monotonic()
+        self._running_before = restored.books.server.running_seconds
+
+    async def serve(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_die_loudly)
+        self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tallymark-save")
+        self._build()
+        self._committer.start()
+        await self._server.start(self._listener.sock)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop.set)
+        log.info("tallymarkd %s ready: state in %s, listening on %s",
+                 __version__, self._settings.state_dir, self._settings.socket)  # fmt: skip
+        await stop.wait()
+        return await self._drain()
+
+    def _build(self) -> None:
+        settings, restored = self._settings, self._restored
+        books, journal, keys = restored.books, restored.journal, restored.keys
+        self._checkpointer = Checkpointer(
+            self._fs,
+            Layout(settings.state_dir),
+            books,
+            journal,
+            keys,
+            CheckpointSettings(
+                settings.save_interval_seconds,
+                settings.history_bytes_max,
+                settings.history_days_max,
+            ),
+            run_job=self._run_job,
+            call_later=self._loop.call_later,
+        )
+        self._checkpointer.adopt(restored.reaches, restored.server_reaches)
+        self._committer = Committer(
+            journal,
+            self._from_committer,
+            commit_bytes_max=settings.commit_bytes_max,
+            idle_mark_seconds=settings.idle_mark_seconds,
+        )
+        self._engine = Engine(
+            books,
+            keys,
+            Admission(keys, self._price, lambda: str(uuid7())),
+            self._committer,
+            EngineSettings(
+                settings.projects_max,
+                settings.producers_max,
+                settings.mark_days_max,
+                settings.unacknowledged_bytes_max,
+                settings.unacknowledged_total_bytes_max,
+            ),
+            note=self._note,
+        )
+        self._vitals = Vitals(
+            settings,
+            self._fs,
+            self._engine,
+            self._committer,
+            self._checkpointer,
+            journal,
+            restored.report,
+            connections=lambda: self._server.connections,
+        )
+        desk = Desk(
+            self._engine,
+            _Answers(self._vitals, self._engine),
+            ServerSettings(
+                settings.connections_max,
+                settings.connections_per_user_max,
+                settings.unacknowledged_bytes_max,
+                settings.frame_pool_bytes_max,
+                settings.first_byte_timeout_seconds,
+                settings.frame_timeout_seconds,
+            ),
+            FramePool(settings.frame_pool_bytes_max),
+        )
+        self._server = Server(desk, new_id=lambda: str(uuid7()), own_uid=own_uid())
+        if books.touched:
+            self._note()
+
+    def _from_committer(self, tickets: list[Ticket]) -> None:
+        """On the committer's thread: hand what is settled over to the loop."""
+        self._loop.call_soon_threadsafe(self._committed, tickets, time.perf_counter())
+
+    def _committed(self, tickets: list[Ticket], handed_over: float) -> None:
+        self._vitals.loop_lag_seconds = time.perf_counter() - handed_over
+        self._engine.committed(tickets)
+
+    def _note(self) -> None:
+        server = self._engine.books.server
+        server.running_seconds = self._running_before + time.monotonic() - self._began
+        self._checkpointer.note()
+
+    def _price(self, event: Usage | RunEnd) -> Cost | None:
+        if not event.model_used:
+            return None
+        return self._pricer.price(
+            event.model_used,
+            input_tokens=event.input_tokens,
+            output_tokens=event.output_tokens,
+            cache_read_tokens=event.cache_read_tokens,
+            cache_write_tokens=event.cache_write_tokens,
+            at=event.at,
+        )
+
+    def _run_job(
+        self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        future = self._loop.run_in_executor(self._jobs, job)
+
+        def finished(future: asyncio.Future[Any]) -> None:
+            error = future.exception()
+            done(None if error else future.result(), error)
+
+        future.add_done_callback(finished)
+
+    async def _drain(self) -> int:
+        """Stop accepting, commit, acknowledge, save state; the clean-stop record always."""
+        deadline = time.monotonic() + self._settings.drain_timeout_seconds
+        log.info("stopping: committing what has arrived")
+        self._server.stop_accepting()
+        self._checkpointer.stop()
+        seconds = max(0.1, deadline - time.monotonic())
+        stopped = await asyncio.to_thread(self._committer.stop, seconds)
+        await asyncio.sleep(0)
+        self._server.say_goodbye()
+        if not stopped:
+            log.error("cannot stop cleanly: the disk did not answer within %g s", seconds)
+            return EXIT_FAILED
+        self._jobs.shutdown(wait=True)
+        await asyncio.sleep(0)
+        unsaved = self._checkpointer.save_all(deadline - 0.2)
+        if unsaved:
+            log.warning("no time to save %s; the journal has it", ", ".join(unsaved))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                self._server.idle.wait(), max(0.05, deadline - time.monotonic())
+            )
+        self._restored.journal.close()
+        self._restored.keys.close()
+        log.info("stopped")
+        return EXIT_OK
+
+
+def _die_loudly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception that nobody handles ends the process: half a daemon is worse than none."""
+    error = context.get("exception")
+    if isinstance(error, ConnectionError | TimeoutError):
+        log.debug("a connection broke: %s", error)
+        return
+    log.critical("unexpected: %s; exiting", context.get("message"), exc_info=error)
+    logging.shutdown()
+    os._exit(EXIT_SOFTWARE)
+
+
+__all__ = ["run"]

@@ -1,0 +1,172 @@
+"""Events out of options and lines of JSON, checked as the daemon will check them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar, get_args
+
+import click
+import msgspec
+
+from tallymark.errors import UsageError
+from tallymark.events import (
+    EVENT_TYPES,
+    TEXT_CHARS_MAX,
+    RunStatus,
+    SessionStatus,
+    SessionType,
+)
+
+F = TypeVar("F", bound=Callable[..., object])
+
+SHORT_NAMES = {
+    "agent_name": "agent",
+    "artifacts": "artifact",
+    "attrs": "attr",
+    "error_message": "error",
+    "estimated_cost_usd": "cost-usd",
+    "model_used": "model",
+    "ticket_key": "ticket",
+}
+"""Fields whose option is not spelled like them."""
+
+HELP = {
+    "artifacts": "kind:value, as in commit:abc123. Can be repeated.",
+    "attrs": "KEY=VALUE. Can be repeated.",
+    "dedupe_key": "Names the thing counted: a second event with it changes nothing.",
+    "input_tokens": "Tokens read, with those from and to a cache.",
+    "output_tokens": "Tokens written, with reasoning.",
+    "status": "How it ended.",
+    "at": "When, as in 2026-01-02T03:04:05Z.  [default: now]",
+}
+
+WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("run.end", "status"): get_args(RunStatus),
+    ("session.end", "status"): get_args(SessionStatus),
+    ("session.start", "session_type"): get_args(SessionType),
+}
+"""Fields that take one of a few words."""
+
+FROM_ENVIRONMENT = {
+    "session_id": "TALLYMARK_SESSION_ID",
+    "parent_run_id": "TALLYMARK_PARENT_RUN_ID",
+}
+"""What a run gives to the processes that it starts."""
+
+_fault = re.compile(r"(?P<cause>.*?)(?: - at `\$\.?(?P<field>\w*).*`)?", re.DOTALL)
+
+
+def field_names() -> list[str]:
+    """Every field of any event that has an option of its own."""
+    names = {name: None for kind in EVENT_TYPES.values() for name in kind.__struct_fields__}
+    return [name for name in names if name != "project"]
+
+
+def option_name(field: str) -> str:
+    """The option of a field."""
+    return "--" + SHORT_NAMES.get(field, field).replace("_", "-")
+
+
+def event_options(function: F) -> F:
+    """Add --type and an option for every field of an event."""
+    for name in reversed(field_names()):
+        several = name in ("artifacts", "attrs")
+        function = click.option(
+            name,
+            option_name(name),
+            multiple=several,
+            default=() if several else None,
+            metavar=name.rpartition("_")[2].upper(),
+            help=HELP.get(name),
+        )(function)
+    return click.option(
+        "kind", "--type", type=click.Choice(list(EVENT_TYPES)), help="What happened."
+    )(function)
+
+
+def event_of(given: Mapping[str, Any], env: Mapping[str, str], now: datetime) -> dict[str, Any]:
+    """The event that options describe, as plain values. Raises ``UsageError``."""
+    kind = given.get("kind")
+    if kind is None:
+        raise UsageError(f"cannot record an event without --type: {', '.join(EVENT_TYPES)}")
+    fields = {name: value for name, value in given.items() if name != "kind"}
+    known = EVENT_TYPES[kind].__struct_fields__
+    for name in fields:
+        if name not in known:
+            raise UsageError(f"cannot use {option_name(name)}: {kind} has no such field")
+    if "attrs" in fields:
+        fields["attrs"] = _pairs(fields["attrs"])
+    for name, variable in FROM_ENVIRONMENT.items():
+        if name in known and name not in fields and env.get(variable):
+            fields[name] = env[variable]
+    try:
+        event = check_fields(kind, fields, strict=False)
+    except ValueError as error:
+        raise UsageError(_explain(kind, fields, str(error))) from None
+    return {"at": now, **event}
+
+
+def event_of_line(line: bytes, now: datetime) -> dict[str, Any]:
+    """The event in a line of JSON, as plain values. Raises ``ValueError`` with the fault.
+
+    Fields and types that are not known here pass as they are.
+    """
+    try:
+        fields = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError("it is not a JSON object")
+    kind = fields.pop("type", None)
+    if not isinstance(kind, str) or not kind:
+        raise ValueError("it has no type, as in " + '"type": "run.end"')
+    if kind in EVENT_TYPES:
+        check_fields(kind, fields, strict=True)
+    return {"at": now, **fields, "type": kind}
+
+
+def check_fields(kind: str, fields: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    """The fields as the types of such an event, with its ``type``. Raises ``ValueError``.
+
+    Text that is too long is not refused here: the daemon cuts and marks it.
+    """
+    long = {name: value for name, value in fields.items() if _is_long(name, value)}
+    shown = {**fields, **{name: value[:TEXT_CHARS_MAX] for name, value in long.items()}}
+    event = msgspec.convert({"type": kind, **shown}, EVENT_TYPES[kind], strict=strict)
+    given = {name: getattr(event, name) for name in fields if hasattr(event, name)}
+    return {"type": kind, **given, **long}
+
+
+def _is_long(name: str, value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) > TEXT_CHARS_MAX
+        and not name.endswith(("_id", "_key", "_name"))
+    )
+
+
+def _pairs(given: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"cannot use --attr {text!r}: KEY=VALUE is right")
+        pairs[key] = value
+    return pairs
+
+
+def _explain(kind: str, fields: Mapping[str, Any], fault: str) -> str:
+    """What msgspec says of a field, said of its option."""
+    found = _fault.fullmatch(fault)
+    name = found["field"] if found else ""
+    if not found or name not in fields:
+        return f"cannot use these options: {fault}"
+    words = WORDS.get((kind, name))
+    cause = f"it must be {', '.join(words)}" if words else _lower(found["cause"])
+    return f"cannot use {option_name(name)} {fields[name]!r}: {cause}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

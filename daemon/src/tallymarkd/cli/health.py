@@ -1,0 +1,57 @@
+"""``tallymark health``: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import click
+
+from tallymark.errors import DeliveryError
+from tallymark.protocol.messages import HealthReport, Reason
+from tallymarkd.cli.asking import ask_health
+from tallymarkd.cli.output import print_json
+from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.text import one_line
+
+EXIT_CODES = {"ok": 0, "degraded": 1, "failing": 2}
+
+
+@click.command(name="health")
+@click.option(
+    "--deep", is_flag=True, help="Write a probe through the whole commit path, to the disk."
+)
+@json_option
+@with_place
+def command(place: Place, deep: bool) -> int:
+    """What is wrong, and what to do about it.
+
+    Exit code 0 ok, 1 degraded, 2 failing or unreachable.
+    """
+    try:
+        answer = ask_health(place, deep=deep)
+    except DeliveryError as error:
+        answer = unreachable(str(error))
+    if place.as_json:
+        from tallymarkd.cli.status import as_dict
+
+        print_json(as_dict(answer))
+    else:
+        click.echo(answer.status)
+        print_reasons(answer)
+    return EXIT_CODES[answer.status]
+
+
+def unreachable(cause: str) -> HealthReport:
+    """The report about a daemon that gives none."""
+    reason = Reason(
+        code="unreachable",
+        message=cause,
+        remedy="start tallymarkd, or say with --socket or TALLYMARK_SOCKET where it listens",
+    )
+    return HealthReport(id=0, status="failing", reasons=[reason])
+
+
+def print_reasons(answer: HealthReport) -> None:
+    """Each reason with its remedy, if there are any."""
+    for reason in answer.reasons:
+        click.echo(f"  {reason.code}: {one_line(reason.message)}")
+        if reason.remedy:
+            click.echo(f"    {one_line(reason.remedy)}")

@@ -1,0 +1,121 @@
+"""``tallymark import claude-code``: transcripts in, usages, runs and sessions recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from tallymark import paths
+from tallymark.errors import DeliveryError
+from tallymark.events import Event, RunEnd, Usage
+from tallymarkd.cli.asking import ask_health
+from tallymarkd.cli.import_result import Costs, print_result, result_as_dict
+from tallymarkd.cli.output import print_json
+from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.progress import Progress
+from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
+from tallymarkd.sources.claude_code import (
+    ImportPlan,
+    find_transcripts,
+    read_transcripts,
+    transcript_bytes,
+)
+
+SOURCE_TEXT = "Claude Code transcripts"
+
+
+@click.command(name="claude-code")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--project",
+    metavar="NAME",
+    help="The project of everything.  [default: TALLYMARK_PROJECT, else that of each "
+    "session's directory]",
+)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=click.FloatRange(0.1, 3600.0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a tallymarkd that is away.",
+)
+@json_option
+@with_place
+def command(
+    place: Place,
+    /,
+    path: Path | None,
+    project: str | None,
+    timeout_seconds: float,
+) -> int:
+    """Record the runs and tokens in Claude Code's transcripts.
+
+    PATH is a transcript or a directory of them; without it CLAUDE_CONFIG_DIR/projects, else
+    ~/.claude/projects. What was imported before is known and counts nothing; what is still
+    being written waits for the next import.
+    """
+    files = find_transcripts(path, place.env)
+    try:
+        ask_health(place)
+    except DeliveryError as error:
+        raise NotRecorded(f"cannot import {SOURCE_TEXT}: {error}") from None
+    with Progress(place, "reading", transcript_bytes(files), in_bytes=True) as progress:
+        plan = read_transcripts(
+            files,
+            now=datetime.now(UTC),
+            project=project or place.env.get(paths.PROJECT_VARIABLE) or None,
+            project_of=lambda directory: paths.project_of_directory(Path(directory)),
+            on_progress=progress.advance,
+        )
+    total = sum(1 for _ in plan.events())
+    costs = Costs()
+    with Progress(place, "recording", total) as progress:
+        outcome = record(place, plan, timeout_seconds, costs, progress.advance)
+    if place.as_json:
+        print_json(result_as_dict(plan, outcome, costs))
+    else:
+        print_result(place, plan, outcome, costs)
+    return 1 if outcome.refused or plan.report.unreadable else 0
+
+
+def record(
+    place: Place,
+    plan: ImportPlan,
+    timeout_seconds: float,
+    costs: Costs,
+    on_progress: Callable[[int], None],
+) -> Outcome:
+    """Hand every event over, each project's from a producer of its own."""
+    outcome = Outcome()
+    for project, events in by_project(plan.events()):
+        with Recorder(place, project, timeout_seconds) as recorder:
+            try:
+                for event in events:
+                    if isinstance(event, Usage | RunEnd):
+                        costs.add(event)
+                    recorder.put(event)
+                    on_progress(1)
+                recorder.settle()
+            except NotRecorded as error:
+                raise NotRecorded(
+                    f"cannot import all {SOURCE_TEXT}: {error}; importing again is harmless: "
+                    "what is recorded is known then"
+                ) from None
+            outcome.add(recorder.outcome())
+    return outcome
+
+
+def by_project(
+    events: Iterable[tuple[str, Event]],
+) -> Iterable[tuple[str, Iterable[Event]]]:
+    """Events that stand in order of project, cut where the project changes."""
+    from itertools import groupby
+    from operator import itemgetter
+
+    for project, group in groupby(events, key=itemgetter(0)):
+        yield project, (event for _, event in group)

@@ -1,0 +1,139 @@
+"""How figures, times and JSON are printed. Data to stdout, messages to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from tallymarkd.text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOTHING = "-"
+"""Stands where there is no value."""
+
+MINUTE = 60
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+DATE_AFTER_SECONDS = 60 * DAY
+
+
+def make_console(env: Mapping[str, str], *, err: bool = False) -> Console:
+    """A console without colours where there is no terminal, or NO_COLOR is set.
+
+    Nothing is taken for markup: names come from elsewhere.
+    """
+    from rich.console import Console
+
+    plain = bool(env.get("NO_COLOR")) or env.get("TERM") == "dumb"
+    return Console(
+        stderr=err,
+        color_system=None if plain else "auto",
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=False,
+    )
+
+
+def print_json(value: Any) -> None:
+    """One indented JSON document. Bytes are JSON already."""
+    raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    click.echo(msgspec.json.format(raw, indent=2))
+
+
+def say(text: str) -> None:
+    """One line for a person, on stderr."""
+    click.echo(one_line(text), err=True)
+
+
+def count(number: float) -> str:
+    """A whole number with its thousands apart."""
+    return f"{round(number):,}"
+
+
+def compact(number: float) -> str:
+    """A number in at most six characters: ``999``, ``12.3k``, ``28.9M``."""
+    for unit in ("", "k", "M", "G", "T"):
+        # 999.95 would be shown as 1000.0.
+        if abs(number) < (1000 if not unit else 999.95):
+            return f"{number:.0f}" if not unit else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f}P"
+
+
+def dollars(cost: float) -> str:
+    """Money: cents from one dollar on, more below."""
+    if cost and abs(cost) < 0.00005:
+        return "<$0.0001"
+    return f"${cost:,.2f}" if abs(cost) >= 1 or not cost else f"${cost:.4f}"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 as per cent; what is not all is never shown as 100."""
+    if share is None:
+        return NOTHING
+    shown = round(share * 100)
+    if shown == 100 and share < 1:
+        return ">99%"
+    return "<1%" if shown == 0 and share > 0 else f"{shown}%"
+
+
+def size(number: float) -> str:
+    """Bytes in the largest unit that leaves a whole part."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: ``2 h 5 min``."""
+    whole = max(0, int(seconds))
+    parts = [
+        f"{amount} {unit}"
+        for amount, unit in (
+            (whole // DAY, "d"),
+            (whole % DAY // HOUR, "h"),
+            (whole % HOUR // MINUTE, "min"),
+            (whole % MINUTE, "s"),
+        )
+    ]
+    first = next((at for at, part in enumerate(parts) if not part.startswith("0 ")), 3)
+    return " ".join(part for part in parts[first : first + 2] if not part.startswith("0 ")) or "0 s"
+
+
+def ago(time: str | datetime | None, now: datetime) -> str:
+    """How long ago, in one unit; a date for what is long ago."""
+    when = as_time(time)
+    if when is None:
+        return NOTHING
+    seconds = (now - when).total_seconds()
+    if seconds >= DATE_AFTER_SECONDS:
+        return when.astimezone().strftime("%Y-%m-%d")
+    for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name} ago"
+    return "now" if seconds < 1 else f"{int(seconds)} s ago"
+
+
+def local(time: str | datetime | None) -> str:
+    """A time as the clock here shows it, to the second."""
+    when = as_time(time)
+    return NOTHING if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def as_time(time: str | datetime | None) -> datetime | None:
+    """A time out of a report; None for what is none."""
+    if isinstance(time, str):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError:
+            return None
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time

@@ -1,0 +1,112 @@
+"""Where the daemon and its state are looked for: the options common to commands."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import click
+
+from tallymark import paths
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+
+STATE_DIR_VARIABLE = "TALLYMARK_STATE_DIR"
+SOCKET_VARIABLE = "TALLYMARK_SOCKET"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What was said of where to look, and how to print."""
+
+    state_dir: str | None
+    socket: str | None
+    as_json: bool
+    env: Mapping[str, str]
+
+    def sockets(self) -> list[Path]:
+        """Sockets to try, in order. An option goes before any variable."""
+        if self.socket:
+            return paths.socket_candidates(self.socket, self.env)
+        if self.state_dir:
+            return self._in(self.state_dir)
+        if not self.env.get(SOCKET_VARIABLE) and self.env.get(STATE_DIR_VARIABLE):
+            return self._in(self.env[STATE_DIR_VARIABLE])
+        return paths.socket_candidates(None, self.env)
+
+    def _in(self, state_dir: str) -> list[Path]:
+        return [paths.check_socket_path(paths.socket_path(_absolute(state_dir)))]
+
+    def state_dirs(self) -> list[Path]:
+        """State directories that belong to the sockets, for reading without a daemon."""
+        given = self.state_dir or (None if self.socket else self.env.get(STATE_DIR_VARIABLE))
+        if given:
+            return [_absolute(given)]
+        user = paths.state_dir(self.env)
+        sockets = self.sockets()
+        if sockets == paths.socket_candidates(None, {**self.env, SOCKET_VARIABLE: ""}):
+            return [user, paths.SYSTEM_STATE_DIR]
+        if sockets == [paths.SYSTEM_SOCKET]:
+            return [paths.SYSTEM_STATE_DIR]
+        above = sockets[0].parent.parent
+        return [above if sockets[0] == paths.socket_path(above) else user]
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.normpath(Path(path).expanduser().absolute()))
+
+
+def place_options(function: F) -> F:
+    """Add --state-dir and --socket."""
+    for option in (
+        click.option(
+            "--socket",
+            metavar="PATH",
+            type=click.Path(path_type=str),
+            help="Where tallymarkd listens.",
+        ),
+        click.option(
+            "--state-dir",
+            metavar="PATH",
+            type=click.Path(path_type=str),
+            help="tallymarkd's state directory.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(function)
+
+
+def with_place(function: Callable[Concatenate[Place, P], T]) -> Callable[..., T]:
+    """Give the command a ``Place``, from its own options and the global ones before it."""
+
+    @place_options
+    @functools.wraps(function)
+    def wrapper(
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        state_dir, socket = kwargs.pop("state_dir"), kwargs.pop("socket")
+        as_json = kwargs.pop("as_json", False)
+        place = click.get_current_context().find_object(Place) or Place(
+            None, None, False, os.environ
+        )
+        place = replace(
+            place,
+            state_dir=str(state_dir) if state_dir else place.state_dir,
+            socket=str(socket) if socket else place.socket,
+            as_json=bool(as_json) or place.as_json,
+        )
+        return function(place, *args, **kwargs)
+
+    return wrapper

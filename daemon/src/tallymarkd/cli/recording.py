@@ -1,0 +1,119 @@
+"""Events to the daemon, and what became of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tallymark.delivery import Delivery
+from tallymark.errors import DeliveryError, FlushTimeout, TallymarkError
+from tallymark.settings import Settings
+from tallymarkd.cli.asking import CLIENT, ask_health
+from tallymarkd.cli.place import Place
+
+PENDING_EVENTS_MAX = 2000
+"""Events on their way at one time: what is in memory stays small."""
+
+GOODBYE_TIMEOUT_SECONDS = 0.2
+
+
+class NotRecorded(TallymarkError):
+    """Not everything became durable in the time given."""
+
+
+@dataclass
+class Outcome:
+    """What became of events; ``unknown`` are durable, but nobody said as what."""
+
+    stored: int = 0
+    duplicate: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def refused(self) -> int:
+        """Events that were rejected."""
+        return self.rejected.total()
+
+    def add(self, other: Outcome) -> None:
+        """Take in what became of other events."""
+        self.stored += other.stored
+        self.duplicate += other.duplicate
+        self.rejected += other.rejected
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "stored": self.stored,
+            "duplicate": self.duplicate,
+            "rejected": dict(self.rejected),
+        }
+
+
+class Recorder:
+    """One producer for one project. Use it in a ``with`` block."""
+
+    def __init__(self, place: Place, project: str, timeout_seconds: float) -> None:
+        # What it logs is told by the command, in its own words.
+        log = logging.getLogger("tallymark")
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        self.project = project
+        self._place = place
+        self._timeout_seconds = timeout_seconds
+        self._delivery = Delivery(
+            place.sockets(),
+            project=project,
+            client=CLIENT,
+            settings=Settings(queue_events_max=2 * PENDING_EVENTS_MAX),
+        )
+        self._since_flush = 0
+        self.new_id = self._delivery.new_id
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # What was not settled is given up: the command has said so, or is about to.
+        self._delivery.close(GOODBYE_TIMEOUT_SECONDS if exc[0] is None else 0.0)
+
+    def put(self, event: Any) -> None:
+        """Hand over one event; waits when much is on its way. Raises ``NotRecorded``."""
+        self._delivery.put(event)
+        self._since_flush += 1
+        if self._since_flush >= PENDING_EVENTS_MAX:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until all is durable. Raises ``NotRecorded`` with the cause."""
+        self._since_flush = 0
+        try:
+            self._delivery.flush(self._timeout_seconds)
+        except FlushTimeout:
+            raise NotRecorded(self._trouble()) from None
+        except DeliveryError as error:
+            raise NotRecorded(str(error)) from None
+
+    def _trouble(self) -> str:
+        """Why nothing got through, asked of the daemon itself."""
+        try:
+            answer = ask_health(self._place)
+        except DeliveryError as error:
+            return str(error)
+        reasons = [f"{reason.message}; {reason.remedy}" for reason in answer.reasons]
+        told = "; ".join(reasons) or "it answers, but did not acknowledge in time"
+        return f"tallymarkd is {answer.status}: {told}"
+
+    @property
+    def sent(self) -> int:
+        """Events that have left this process, whether or not they arrived."""
+        return self._delivery.stats().sent
+
+    def outcome(self) -> Outcome:
+        """What became of the events so far."""
+        stats = self._delivery.stats()
+        rejected = Counter(stats.rejected)
+        rejected.update(stats.dropped)
+        durable = stats.acknowledged - stats.duplicate - sum(stats.rejected.values())
+        return Outcome(durable, stats.duplicate, rejected)

@@ -1,0 +1,1 @@
+"""Core: what events mean, and when they are durable. No sockets."""

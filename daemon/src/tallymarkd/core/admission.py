@@ -1,0 +1,339 @@
+"""A verdict for every event: stored, duplicate, or rejected with a code.
+
+Permanent refusals consume the seq, so that one bad event harms neither its
+neighbours nor what follows. The verdicts go into the record; replay obeys them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from tallymark.events import (
+    EVENT_BYTES_MAX,
+    EVENT_TYPES,
+    ID_CHARS_MAX,
+    TEXT_CHARS_MAX,
+    Event,
+    RunEnd,
+    RunStart,
+    SessionEnd,
+    SessionStart,
+    Usage,
+)
+from tallymarkd.core.entry import (
+    Batch,
+    Cost,
+    Entry,
+    OtherEvent,
+    Verdict,
+    decode_event,
+    decode_events,
+    split_events,
+)
+from tallymarkd.core.keys import Keys, key_hash, pack_keys
+
+CUT_MARK = "… [cut]"
+ID_FIELDS = ("event_id", "agent_name", "session_id", "run_id", "parent_run_id", "project",
+             "dedupe_key")  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_fields_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one event was refused, for whoever sent it. ``batch`` counts from 0
+    where several were decided about together."""
+
+    index: int
+    verdict: Verdict
+    message: str
+    batch: int = 0
+
+
+@dataclass(slots=True)
+class Decision:
+    """What was decided about one batch. ``batch`` is None for a tombstone."""
+
+    entry: Entry
+    batch: Batch | None
+    keys: list[int]
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many events are stored, duplicate, rejected."""
+        verdicts = self.entry.verdicts
+        if not verdicts:
+            return self.entry.count, 0, 0
+        stored = verdicts.count(Verdict.STORED)
+        duplicate = verdicts.count(Verdict.DUPLICATE)
+        return stored, duplicate, self.entry.count - stored - duplicate
+
+
+PriceEvent = Callable[[Usage | RunEnd], Cost | None]
+"""The cost of an event that came without one; None when it is not known."""
+
+
+class Admission:
+    """Decides about batches. Loop thread only."""
+
+    def __init__(self, keys: Keys, price: PriceEvent, new_id: Callable[[], str]) -> None:
+        self._keys = keys
+        self._price = price
+        self._new_id = new_id
+
+    def decide(
+        self,
+        events: bytes | msgspec.Raw,
+        count: int,
+        *,
+        project: str,
+        uid: int,
+        received_ns: int,
+        key_by_id: bool = False,
+    ) -> Decision:
+        """Give every event of a batch its verdict.
+
+        ``events`` is the msgpack array as it came. With ``key_by_id`` an event
+        without a ``dedupe_key`` is known by its ``event_id``.
+        """
+        entry = Entry(
+            project=project,
+            received_ns=received_ns,
+            uid=uid,
+            events=msgspec.Raw(events),
+            count=count,
+        )
+        try:
+            work = _Work(entry)
+        except msgspec.MsgspecError as error:
+            return _tombstone(entry, f"the batch is no array of {count} events: {error}")
+        if len(work.events) != count:
+            return _tombstone(entry, f"{count} events were announced, {len(work.events)} came")
+        self._look_at(work, project)
+        keys = self._find_duplicates(work, project, key_by_id=key_by_id)
+        self._complete(work)
+        return work.decision(keys)
+
+    def _look_at(self, work: _Work, project: str) -> None:
+        """Refuse what cannot be right, beyond what decoding has found."""
+        for index, event in enumerate(work.events):
+            if event is None:
+                continue
+            kind = type(event)
+            if kind is OtherEvent:
+                continue
+            fault = _fault(event, kind, project)  # type: ignore[arg-type]  # no OtherEvent here
+            if fault is not None:
+                work.refuse(index, *fault)
+
+    def _find_duplicates(
+        self, work: _Work, project: str, *, key_by_id: bool
+    ) -> list[tuple[int, int]]:
+        """Mark the events whose key was seen; gives (index, key) of the others."""
+        wanted: list[tuple[int, int]] = []
+        for index, event in enumerate(work.events):
+            if event is None:
+                continue
+            key = _key(event, key_by_id=key_by_id)
+            if key:
+                wanted.append((index, key_hash(project, key)))
+        if not wanted:
+            return wanted
+        seen = self._keys.known(hashed for _, hashed in wanted)
+        fresh: list[tuple[int, int]] = []
+        for index, hashed in wanted:
+            if hashed in seen:
+                work.verdict(index, Verdict.DUPLICATE)
+            else:
+                seen.add(hashed)
+                fresh.append((index, hashed))
+        return fresh
+
+    def _complete(self, work: _Work) -> None:
+        """Add what is missing: an id for a run, a cost for what has none."""
+        for index, event in enumerate(work.events):
+            kind = type(event)
+            if kind is RunEnd:
+                if not event.event_id and not event.run_id:  # type: ignore[union-attr]
+                    work.entry.ids = {**work.entry.ids, index: self._new_id()}
+            elif kind is not Usage:
+                continue
+            if event.estimated_cost_usd is None:  # type: ignore[union-attr]
+                cost = self._price(event)  # type: ignore[arg-type]
+                if cost is not None:
+                    work.entry.costs = {**work.entry.costs, index: cost}
+
+
+class _Work:
+    """One batch while it is decided about."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.events: list[Event | OtherEvent | None]
+        self.faults: list[Fault] = []
+        self._verdicts = bytearray()
+        raws: list[msgspec.Raw] | None = None
+        size = len(memoryview(entry.events))
+        if size > EVENT_BYTES_MAX:
+            raws = split_events(entry.events)
+        if raws is None or max(map(_length, raws), default=0) <= EVENT_BYTES_MAX:
+            try:
+                self.events = list(decode_events(entry.events))
+                return
+            except (msgspec.MsgspecError, RecursionError):
+                pass
+        self._one_by_one(split_events(entry.events) if raws is None else raws)
+
+    def _one_by_one(self, raws: list[msgspec.Raw]) -> None:
+        """Some event is bad, cut or unknown: the others must not suffer."""
+        self.events = []
+        changed: dict[int, bytes] = {}
+        for index, raw in enumerate(raws):
+            self.events.append(None)
+            if _length(raw) > EVENT_BYTES_MAX:
+                self.refuse(index, Verdict.TOO_LARGE,
+                            f"{_length(raw)} bytes; at most {EVENT_BYTES_MAX} are allowed")  # fmt: skip
+                continue
+            try:
+                self.events[index] = decode_event(raw)
+            except (msgspec.MsgspecError, RecursionError) as error:
+                self._mend(index, raw, str(error), changed)
+        if changed:
+            parts = [changed.get(index, raw) for index, raw in enumerate(raws)]
+            self.entry.events = msgspec.Raw(_array(parts))
+            self.entry.cut = sorted(changed)
+
+    def _mend(self, index: int, raw: msgspec.Raw, reason: str, changed: dict[int, bytes]) -> None:
+        """Cut texts that are too long, and try again; else refuse by name."""
+        try:
+            fields = _fields_decoder.decode(raw)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            self.refuse(index, Verdict.MALFORMED, str(error))
+            return
+        for name in ID_FIELDS:
+            value = fields.get(name)
+            if isinstance(value, str) and len(value) > ID_CHARS_MAX:
+                self.refuse(index, Verdict.ID_TOO_LONG,
+                            f"`{name}` has {len(value)} characters; "
+                            f"at most {ID_CHARS_MAX} are allowed")  # fmt: skip
+                return
+        if not _cut(fields):
+            self.refuse(index, Verdict.INVALID_FIELD, reason)
+            return
+        encoded = _encoder.encode(fields)
+        try:
+            self.events[index] = decode_event(encoded)
+            changed[index] = encoded
+        except msgspec.MsgspecError as error:
+            self.refuse(index, Verdict.INVALID_FIELD, str(error))
+
+    def refuse(self, index: int, verdict: Verdict, message: str) -> None:
+        self.faults.append(Fault(index, verdict, message))
+        self.verdict(index, verdict)
+
+    def verdict(self, index: int, verdict: Verdict) -> None:
+        if not self._verdicts:
+            self._verdicts = bytearray(self.entry.count)
+        if index < len(self._verdicts):
+            self._verdicts[index] = verdict
+        self.events[index] = None
+
+    def decision(self, keys: list[tuple[int, int]]) -> Decision:
+        entry = self.entry
+        entry.verdicts = bytes(self._verdicts)
+        if keys:
+            entry.keys = pack_keys(key for _, key in keys)
+        batch = Batch(
+            self.events,
+            received_at=datetime.fromtimestamp(entry.received_ns / 1e9, UTC),
+            verdicts=entry.verdicts,
+            ids=entry.ids,
+            costs=entry.costs,
+        )
+        return Decision(entry, batch, [key for _, key in keys], self.faults)
+
+
+def _tombstone(entry: Entry, message: str) -> Decision:
+    """The batch cannot be split into its events: all of them are refused."""
+    entry.verdicts = bytes([Verdict.BAD_BATCH]) * entry.count
+    return Decision(entry, None, [], [Fault(0, Verdict.BAD_BATCH, message)])
+
+
+def _length(raw: msgspec.Raw) -> int:
+    return len(memoryview(raw))
+
+
+def _fault(event: Event, kind: type, project: str) -> tuple[Verdict, str] | None:
+    if event.project and event.project != project:
+        return Verdict.WRONG_PROJECT, f"`project` is {event.project!r}, the sender's is {project!r}"
+    if kind is RunEnd or kind is Usage:
+        cached = event.cache_read_tokens + event.cache_write_tokens  # type: ignore[union-attr]
+        if cached > event.input_tokens:  # type: ignore[union-attr]
+            return (
+                Verdict.CACHE_EXCEEDS_INPUT,
+                f"`cache_read_tokens` + `cache_write_tokens` = {cached} exceed `input_tokens` = "
+                f"{event.input_tokens}, which includes them",  # type: ignore[union-attr]
+            )
+    if (kind is RunEnd or kind is RunStart) and not event.agent_name:
+        return Verdict.MISSING_FIELD, "`agent_name` is missing"
+    if kind is RunStart and not event.run_id and not event.event_id:
+        return Verdict.MISSING_FIELD, "`run_id` is missing"
+    if (kind is SessionStart or kind is SessionEnd) and not event.session_id:
+        return Verdict.MISSING_FIELD, "`session_id` is missing"
+    if event.attrs is not None:
+        return _attrs_fault(event.attrs)
+    return None
+
+
+def _attrs_fault(attrs: dict[str, Any]) -> tuple[Verdict, str] | None:
+    """State files are JSON, so what has no form in JSON cannot be kept."""
+    try:
+        msgspec.json.encode(attrs)
+    except (TypeError, ValueError, RecursionError) as error:
+        return Verdict.INVALID_FIELD, f"`attrs` cannot be written as JSON: {error}"
+    return None
+
+
+def _key(event: Event | OtherEvent, *, key_by_id: bool) -> str:
+    if isinstance(event, OtherEvent):
+        fields = event.fields
+        key, event_id = fields.get("dedupe_key"), fields.get("event_id")
+    else:
+        key, event_id = event.dedupe_key, event.event_id
+    if isinstance(key, str) and key:
+        return key
+    if key_by_id and isinstance(event_id, str) and event_id:
+        return f"event_id:{event_id}"
+    return ""
+
+
+def _cut(fields: dict[str, Any]) -> bool:
+    """Cut every text that is over its limit; true when there was one."""
+    known = EVENT_TYPES.get(fields.get("type", ""))
+    found = False
+    for name in known.__struct_fields__ if known else ():
+        value = fields.get(name)
+        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX:
+            fields[name] = _shortened(value)
+            found = True
+        elif name == "artifacts" and isinstance(value, list):
+            for at, item in enumerate(value):
+                if isinstance(item, str) and len(item) > TEXT_CHARS_MAX:
+                    value[at] = _shortened(item)
+                    found = True
+    return found
+
+
+def _shortened(text: str) -> str:
+    return text[: TEXT_CHARS_MAX - len(CUT_MARK)] + CUT_MARK
+
+
+def _array(parts: list[Any]) -> bytes:
+    return b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(bytes(part) for part in parts)

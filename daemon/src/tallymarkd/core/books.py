@@ -1,0 +1,279 @@
+"""What the journal adds up to: every project's state, producers' marks, the ledger.
+
+``Books`` changes only by journal records, in their order, in the running daemon
+and in replay alike. Loop thread only.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.record import NO_PRODUCER, Kind, Record
+from tallymarkd.core.apply import ProjectState, apply, empty
+from tallymarkd.core.entry import Batch, Entry, Verdict, decode_entry, open_entry
+from tallymarkd.storage.sealed import seal, verify_seal
+from tallymarkd.storage.survey import Damage
+
+SERVER_FORMAT = 1
+
+LOSSES_MAX = 100
+"""Losses named one by one; the ledger's count goes on beyond."""
+
+
+class Mark(msgspec.Struct, array_like=True):
+    """The highest durable seq of a producer, what it is bound to, and when it
+    was last heard of, in seconds of the daemon's running time."""
+
+    seq: int
+    project: str
+    uid: int
+    contact_seconds: float = 0.0
+
+
+class Loss(msgspec.Struct, kw_only=True):
+    """Events that were acknowledged or announced and are not there."""
+
+    reason: str
+    producer: str = ""
+    from_seq: int = 0
+    through_seq: int = 0
+    events: int = 0
+    from_lsn: int = 0
+    through_lsn: int = 0
+
+
+class Ledger(msgspec.Struct, kw_only=True):
+    """Counts of events. ``received`` is without resends: stored, duplicate and
+    rejected. ``skipped`` were announced by clients as lost before they were
+    sent, ``lost`` were damaged on disk."""
+
+    received: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    rejected: dict[str, int] = {}
+    skipped: int = 0
+    lost: int = 0
+    losses: list[Loss] = []
+
+
+class ServerState(msgspec.Struct, kw_only=True):
+    """What the daemon remembers beside the projects."""
+
+    server_id: str
+    applied_lsn: int = 0
+    running_seconds: float = 0.0
+    marks: dict[str, Mark] = {}
+    last_lsn: dict[str, int] = {}
+    first_lsn: dict[str, int] = {}
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
+
+
+def producer_text(producer: bytes) -> str:
+    """A record's producer as text; empty where there is none."""
+    return "" if producer in (b"", NO_PRODUCER) else str(uuid.UUID(bytes=producer))
+
+
+class Control(Protocol):
+    """What a record without events says; a journal record or a durable ticket."""
+
+    @property
+    def kind(self) -> int: ...
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def producer(self) -> bytes: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def from_seq(self) -> int | None: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
+class Books:
+    """All state. ``projects`` by name, ``server`` for the rest."""
+
+    def __init__(self, server: ServerState, projects: dict[str, ProjectState]) -> None:
+        self.server = server
+        self.projects = projects
+        self.touched: set[str] = set()
+
+    def record(self, record: Record) -> Entry | None:
+        """Take in one record of the journal, as replay does; gives its entry.
+
+        Whatever a file has seen already (by its ``applied_lsn``) is left out.
+        """
+        if record.kind in (Kind.BATCH, Kind.TOMBSTONE):
+            return self._replay_batch(record)
+        if record.lsn > self.server.applied_lsn:
+            self.control(record)
+        return None
+
+    def control(self, record: Control) -> None:
+        """A durable record that has no events: a skip, a loss, a Goodbye, a mark."""
+        if record.kind == Kind.SKIP:
+            self._skip(record)
+        elif record.kind == Kind.FORGET:
+            self.server.marks.pop(producer_text(record.producer), None)
+        elif record.kind == Kind.LOSS:
+            self._lose(record)
+        self.server.applied_lsn = record.lsn + record.count - 1
+
+    def _replay_batch(self, record: Record) -> Entry | None:
+        try:
+            entry = decode_entry(record.payload)
+        except msgspec.MsgspecError as error:
+            self._lose_unreadable(record, str(error))
+            return None
+        project = self.projects.get(entry.project)
+        if project is None or project.applied_lsn < record.lsn:
+            batch = open_entry(entry) if record.kind == Kind.BATCH else None
+            self.batch(record.lsn, record.count, record.producer, record.seq, entry, batch)
+        elif record.lsn > self.server.applied_lsn:
+            self.count(record.lsn, record.count, record.producer, record.seq, entry)
+        return entry
+
+    def batch(
+        self, lsn: int, count: int, producer: bytes, seq: int, entry: Entry, batch: Batch | None
+    ) -> None:
+        """A durable batch: apply its events, then count it. None is a tombstone's."""
+        if batch is None:
+            batch = Batch([], received_at=datetime.fromtimestamp(entry.received_ns / 1e9, UTC))
+        state = self.projects.get(entry.project)
+        if state is None:
+            state = self.projects[entry.project] = empty(entry.project, batch.received_at)
+        apply(state, batch, lsn)
+        self.touched.add(entry.project)
+        if lsn > self.server.applied_lsn:
+            self.count(lsn, count, producer, seq, entry)
+
+    def count(self, lsn: int, count: int, producer: bytes, seq: int, entry: Entry) -> None:
+        """A durable batch in the ledger and in its producer's mark."""
+        server = self.server
+        ledger = server.ledger
+        ledger.received += count
+        if not entry.verdicts:
+            ledger.stored += count
+        else:
+            _count_verdicts(ledger, entry.verdicts)
+        server.first_lsn.setdefault(entry.project, lsn)
+        server.applied_lsn = server.last_lsn[entry.project] = lsn + count - 1
+        if seq:
+            self._move(producer_text(producer), seq, entry.project, entry.uid)
+
+    def _move(self, producer: str, seq: int, project: str, uid: int) -> None:
+        mark = self.server.marks.get(producer)
+        if mark is None:
+            mark = self.server.marks[producer] = Mark(0, project, uid)
+        if seq > mark.seq + 1:
+            self._note(Loss(reason="seqs are missing from the journal", producer=producer,
+                            from_seq=mark.seq + 1, through_seq=seq - 1))  # fmt: skip
+        mark.seq = max(mark.seq, seq)
+        mark.contact_seconds = self.server.running_seconds
+
+    def _skip(self, record: Control) -> None:
+        notice = msgspec.json.decode(record.payload, type=SkipNotice)
+        name = producer_text(record.producer)
+        mark = self.server.marks.get(name)
+        if mark is None:
+            mark = self.server.marks[name] = Mark(0, notice.project, notice.uid)
+        mark.seq = max(mark.seq, record.seq)
+        mark.contact_seconds = self.server.running_seconds
+        self.server.ledger.skipped += notice.events
+        self._note(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
+                        through_seq=record.seq, events=notice.events))  # fmt: skip
+
+    def _lose(self, record: Control) -> None:
+        damage = msgspec.json.decode(record.payload, type=Damage)
+        self.server.ledger.lost += damage.events
+        self._note(
+            Loss(
+                reason=damage.reason,
+                producer=producer_text(damage.producer),
+                from_seq=damage.from_seq,
+                through_seq=damage.through_seq,
+                events=damage.events,
+                from_lsn=damage.from_lsn,
+                through_lsn=damage.through_lsn,
+            )
+        )
+
+    def expire_marks(self, older_than_seconds: float) -> int:
+        """Forget producers not heard of for so long (of running time); gives how many."""
+        server = self.server
+        limit = server.running_seconds - older_than_seconds
+        old = [name for name, mark in server.marks.items() if mark.contact_seconds < limit]
+        for name in old:
+            del server.marks[name]
+        return len(old)
+
+    def _lose_unreadable(self, record: Record, reason: str) -> None:
+        if record.lsn <= self.server.applied_lsn:
+            return
+        self.server.applied_lsn = record.last_lsn
+        self.server.ledger.lost += record.count
+        self._note(
+            Loss(reason=f"cannot read a record: {reason}", producer=producer_text(record.producer),
+                 from_seq=record.from_seq, through_seq=record.seq, events=record.count,
+                 from_lsn=record.lsn, through_lsn=record.last_lsn)
+        )  # fmt: skip
+
+    def _note(self, loss: Loss) -> None:
+        losses = self.server.ledger.losses
+        losses.append(loss)
+        del losses[: len(losses) - LOSSES_MAX]
+
+
+class SkipNotice(msgspec.Struct, kw_only=True):
+    """The payload of a SKIP record."""
+
+    events: int
+    reason: str
+    project: str
+    uid: int
+
+
+def _count_verdicts(ledger: Ledger, verdicts: bytes) -> None:
+    for verdict, count in Counter(verdicts).items():
+        if verdict == Verdict.STORED:
+            ledger.stored += count
+        elif verdict == Verdict.DUPLICATE:
+            ledger.duplicate += count
+        else:
+            code = Verdict(verdict).code
+            ledger.rejected[code] = ledger.rejected.get(code, 0) + count
+
+
+class _ServerFile(msgspec.Struct, kw_only=True):
+    format: int
+    server: ServerState
+
+
+def encode_server(server: ServerState) -> bytes:
+    """The bytes of ``server.json``."""
+    body = msgspec.json.encode(_ServerFile(format=SERVER_FORMAT, server=server))
+    return b"".join(seal([body[:-1]], b"}"))
+
+
+def decode_server(body: bytes) -> ServerState:
+    """Reads ``server.json``. Raises ``DamagedError``, ``NewerFormatError``."""
+    verify_seal(body, b"}")
+    try:
+        version = msgspec.json.decode(body, type=_Format).format
+        if version > SERVER_FORMAT:
+            raise NewerFormatError(f"format {version}; this version reads {SERVER_FORMAT}")
+        return msgspec.json.decode(body, type=_ServerFile).server
+    except msgspec.MsgspecError as error:
+        raise DamagedError(str(error)) from None
+
+
+class _Format(msgspec.Struct):
+    format: int

@@ -1,0 +1,500 @@
+"""The way of a batch through the daemon, between the sockets and the journal.
+
+``publish`` → admission → committer → (durable) → books → ``Link.acknowledge``.
+Everything runs on the loop thread except the committer, whose commits come
+back through ``committed``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import msgspec
+
+from tallymark.errors import RefusedError
+from tallymark.events import EVENT_BYTES_MAX
+from tallymark.protocol.framing import FRAME_BYTES_MAX
+from tallymark.protocol.messages import (
+    BATCH_EVENTS_MAX,
+    PROTOCOL,
+    PROTOCOL_MIN,
+    Ack,
+    Hello,
+    Limits,
+    Nack,
+    Publish,
+    Skip,
+    Welcome,
+)
+from tallymark.record import Kind
+from tallymarkd._version import __version__
+from tallymarkd.core.admission import Admission, Decision, Fault
+from tallymarkd.core.books import Books, SkipNotice
+from tallymarkd.core.committer import Committer, Ticket
+from tallymarkd.core.entry import Verdict, encode_entry
+from tallymarkd.core.keys import Keys
+
+RETRY_SECONDS = 1.0
+
+log = logging.getLogger("tallymarkd")
+
+
+class Link(Protocol):
+    """What the engine needs of a conversation. All calls on the loop thread."""
+
+    def acknowledge(self, ack: Ack) -> None:
+        """Tell the client; nothing may be raised."""
+
+    def nack(self, nack: Nack) -> None:
+        """Tell the client to come again."""
+
+    def fence(self, message: str) -> None:
+        """A newer connection of the same producer has taken over."""
+
+    def settled(self, count: int) -> None:
+        """So many bytes that this conversation had handed in are settled."""
+
+
+class TransientError(Exception):
+    """Not now; the conversation ends with this Nack."""
+
+    def __init__(self, nack: Nack) -> None:
+        super().__init__(nack.message)
+        self.nack = nack
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Limits of what the engine takes on."""
+
+    projects_max: int
+    producers_max: int
+    mark_days_max: int
+    unacknowledged_bytes_max: int
+    unacknowledged_total_bytes_max: int
+
+
+@dataclass(slots=True, eq=False)
+class Producer:
+    """A producer that has a connection, or something on its way to the journal."""
+
+    name: str
+    key: bytes
+    project: str
+    uid: int
+    durable_seq: int
+    admitted_seq: int
+    link: Link | None = None
+    welcome: Callable[[], None] | None = None
+    stored: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def take_ack(self) -> Ack:
+        """The Ack that is due, with the counts since the one before."""
+        ack = Ack(
+            through_seq=self.durable_seq,
+            stored=self.stored,
+            duplicate=self.duplicate,
+            rejected=self.rejected,
+            reasons=self.reasons,
+        )
+        self.stored = self.duplicate = self.rejected = 0
+        self.reasons = {}
+        return ack
+
+    def count(self, decision: Decision) -> None:
+        """Add a durable batch's verdicts to the next Ack."""
+        stored, duplicate, rejected = decision.counts
+        self.stored += stored
+        self.duplicate += duplicate
+        self.rejected += rejected
+        if rejected:
+            for value in decision.entry.verdicts:
+                if value > Verdict.DUPLICATE:
+                    code = Verdict(value).code
+                    self.reasons[code] = self.reasons.get(code, 0) + 1
+
+
+@dataclass(slots=True, eq=False)
+class _Context:
+    """What a ticket needs when it comes back."""
+
+    producer: Producer | None = None
+    link: Link | None = None
+    decision: Decision | None = None
+    size: int = 0
+    done: Callable[[Exception | None], None] | None = None
+
+
+@dataclass(slots=True)
+class PostResult:
+    """What became of events that came over HTTP. With ``faults`` nothing was stored."""
+
+    stored: int = 0
+    duplicate: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+
+class Engine:
+    """Takes batches in, answers when they are durable. Loop thread only."""
+
+    def __init__(
+        self,
+        books: Books,
+        keys: Keys,
+        admission: Admission,
+        committer: Committer,
+        settings: EngineSettings,
+        *,
+        note: Callable[[], None],
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.books = books
+        self._keys = keys
+        self._admission = admission
+        self._committer = committer
+        self._settings = settings
+        self._note = note
+        self._clock_ns = clock_ns
+        self._producers: dict[bytes, Producer] = {}
+        self._waiting: set[Link] = set()
+        self.unacknowledged_bytes = 0
+        self.disk_full: str | None = None
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether reading should pause until something is durable."""
+        return self.unacknowledged_bytes >= self._settings.unacknowledged_total_bytes_max
+
+    def wait_for_room(self, link: Link) -> None:
+        """Have ``link.settled(0)`` called once the engine is not overloaded any more."""
+        self._waiting.add(link)
+
+    # Conversations begin and end.
+
+    def open(self, hello: Hello, uid: int, link: Link, ready: Callable[[Welcome], None]) -> (
+        Producer | None
+    ):
+        """Admit a client; ``ready`` is called once its Welcome can be given.
+
+        Gives the producer, None for a client that only asks. Raises
+        ``RefusedError`` for good and ``TransientError`` for now.
+        """
+        protocol = _agree(hello)
+        if not hello.producer:
+            ready(self._welcome(protocol, 0))
+            return None
+        producer = self._producer(hello, uid)
+        if producer.link is not None:
+            producer.link.fence("a newer connection of the same producer has taken over")
+        producer.link = link
+        producer.welcome = lambda: ready(self._welcome(protocol, producer.durable_seq))
+        self._welcome_settled(producer)
+        return producer
+
+    def _welcome(self, protocol: int, durable_seq: int) -> Welcome:
+        return Welcome(
+            protocol=protocol,
+            server_id=self.books.server.server_id,
+            durable_seq=durable_seq,
+            limits=Limits(
+                frame_bytes_max=FRAME_BYTES_MAX,
+                event_bytes_max=EVENT_BYTES_MAX,
+                batch_events_max=BATCH_EVENTS_MAX,
+                unacknowledged_bytes_max=self._settings.unacknowledged_bytes_max,
+            ),
+            version=__version__,
+        )
+
+    def _welcome_settled(self, producer: Producer) -> None:
+        """Welcome waits until what an older connection had handed in is settled."""
+        if producer.welcome is not None and producer.admitted_seq == producer.durable_seq:
+            welcome, producer.welcome = producer.welcome, None
+            producer.take_ack()
+            welcome()
+
+    def _producer(self, hello: Hello, uid: int) -> Producer:
+        try:
+            key = uuid.UUID(hello.producer)
+        except ValueError:
+            raise RefusedError(
+                "protocol_error", f"cannot use {hello.producer!r} as a producer: it is no UUID"
+            ) from None
+        if not hello.project:
+            raise RefusedError("wrong_project", "cannot take events without a project")
+        mark = self.books.server.marks.get(str(key))
+        known = self._producers.get(key.bytes)
+        bound = mark or known
+        if bound is None:
+            self._refuse_over_limits(hello.project)
+        elif bound.uid != uid:
+            raise RefusedError("wrong_user", "cannot use this producer: it is another user's")
+        elif bound.project != hello.project:
+            raise RefusedError(
+                "wrong_project",
+                f"cannot use this producer for {hello.project!r}: it is bound to {bound.project!r}",
+            )
+        if mark is not None:
+            mark.contact_seconds = self.books.server.running_seconds
+        if known is None:
+            seq = mark.seq if mark is not None else 0
+            known = Producer(str(key), key.bytes, hello.project, uid, seq, seq)
+            self._producers[key.bytes] = known
+        return known
+
+    def _refuse_over_limits(self, project: str) -> None:
+        server, settings = self.books.server, self._settings
+        if len(server.marks) >= settings.producers_max:
+            raise TransientError(_overloaded(f"{settings.producers_max} producers are known"))
+        if project not in self.books.projects and self.projects_full:
+            raise TransientError(_overloaded(f"there are {settings.projects_max} projects"))
+
+    @property
+    def projects_full(self) -> bool:
+        """Whether there is no room for another project."""
+        return len(self.books.projects) >= self._settings.projects_max
+
+    def detach(self, producer: Producer, link: Link) -> None:
+        """A conversation is over; what it handed in goes on to the journal."""
+        self._waiting.discard(link)
+        if producer.link is link:
+            producer.link = None
+            producer.welcome = None
+            self._forget_idle(producer)
+
+    def _forget_idle(self, producer: Producer) -> None:
+        if producer.link is None and producer.admitted_seq == producer.durable_seq:
+            self._producers.pop(producer.key, None)
+
+    # Events come in.
+
+    def publish(self, producer: Producer, link: Link, message: Publish, size: int) -> None:
+        """Take a batch. Its answer comes through the link, when it is durable."""
+        if not self._expected(producer, link, message.seq, message.seq, size):
+            return
+        decision = self._admission.decide(
+            message.events,
+            message.count,
+            project=producer.project,
+            uid=producer.uid,
+            received_ns=self._clock_ns(),
+        )
+        self._keys.admit(decision.keys)
+        producer.admitted_seq = message.seq
+        context = _Context(producer, link, decision, size)
+        self._submit(_batch_ticket(decision, context, producer.key, message.seq), size)
+
+    def skip(self, producer: Producer, link: Link, message: Skip, size: int) -> None:
+        """Move the mark over batches that can never come."""
+        if not self._expected(producer, link, message.from_seq, message.through_seq, size):
+            return
+        notice = SkipNotice(
+            events=message.events,
+            reason=message.reason,
+            project=producer.project,
+            uid=producer.uid,
+        )
+        producer.admitted_seq = message.through_seq
+        ticket = Ticket(
+            Kind.SKIP,
+            msgspec.json.encode(notice),
+            producer=producer.key,
+            seq=message.through_seq,
+            from_seq=message.from_seq,
+            context=_Context(producer, link, None, size),
+        )
+        self._submit(ticket, size)
+
+    def _expected(
+        self, producer: Producer, link: Link, from_seq: int, through_seq: int, size: int
+    ) -> bool:
+        """Whether these seqs are the next; what is known or early is answered here."""
+        if through_seq <= producer.admitted_seq:
+            link.settled(size)
+            if through_seq <= producer.durable_seq:
+                link.acknowledge(producer.take_ack())
+            return False
+        if from_seq != producer.admitted_seq + 1:
+            link.settled(size)
+            expected = producer.admitted_seq + 1
+            message = f"cannot take seq {from_seq}: {expected} is the next"
+            link.nack(Nack(code="gap", seq=expected, message=message, retry_after_seconds=0.0))
+            return False
+        return True
+
+    def goodbye(self, producer: Producer) -> None:
+        """The client has seen everything acknowledged: retire its mark."""
+        if producer.admitted_seq == producer.durable_seq and producer.durable_seq:
+            ticket = Ticket(Kind.FORGET, b"", producer=producer.key, context=_Context())
+            self._submit(ticket, 0)
+
+    def post(
+        self,
+        batches: Sequence[tuple[str, bytes, int]],
+        uid: int,
+        done: Callable[[PostResult | None, Exception | None], None],
+    ) -> None:
+        """Events without a seq: (project, msgpack array, count), all or nothing.
+
+        ``done`` gets the result once everything is durable or refused, or the
+        error for which it could not be kept.
+        """
+        now = self._clock_ns()
+        decisions = [
+            self._admission.decide(
+                array, count, project=project, uid=uid, received_ns=now, key_by_id=True
+            )
+            for project, array, count in batches
+        ]
+        result = PostResult()
+        for number, decision in enumerate(decisions):
+            result.faults.extend(replace(fault, batch=number) for fault in decision.faults)
+            stored, duplicate, _ = decision.counts
+            result.stored += stored
+            result.duplicate += duplicate
+        if result.faults:
+            done(result, None)
+            return
+        waiting = len(decisions)
+
+        def one_done(error: Exception | None) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if error is not None:
+                waiting = -1
+                done(None, error)
+            elif waiting == 0:
+                done(result, None)
+
+        for decision in decisions:
+            self._keys.admit(decision.keys)
+            context = _Context(None, None, decision, len(memoryview(decision.entry.events)))
+            context.done = one_done
+            self._submit(_batch_ticket(decision, context), context.size)
+
+    def probe(self, done: Callable[[Exception | None], None]) -> None:
+        """Send a record without events through the whole commit path."""
+        self._submit(Ticket(Kind.MARK, b"", context=_Context(done=done)), 0)
+
+    def _submit(self, ticket: Ticket, size: int) -> None:
+        self.unacknowledged_bytes += size
+        self._committer.submit(ticket)
+
+    # Commits come back.
+
+    def committed(self, tickets: Sequence[Ticket]) -> None:
+        """Take in what is durable, and answer everybody who waits for it."""
+        answer: dict[bytes, Producer] = {}
+        failed: dict[bytes, Producer] = {}
+        error: Exception | None = None
+        for ticket in tickets:
+            context: _Context = ticket.context
+            self.unacknowledged_bytes -= context.size
+            if ticket.failed is None:
+                self._keep(ticket, context)
+            else:
+                error = ticket.failed
+                self._drop(context, error)
+            producer = context.producer
+            if producer is not None:
+                (answer if ticket.failed is None else failed)[producer.key] = producer
+            if context.link is not None:
+                context.link.settled(context.size)
+            if context.done is not None:
+                context.done(ticket.failed)
+        self._note()
+        if error is None:
+            self.disk_full = None
+        else:
+            self._failed(failed, error)
+        for producer in answer.values():
+            self._answer(producer)
+        if self._waiting and not self.overloaded:
+            waiting, self._waiting = self._waiting, set()
+            for link in waiting:
+                link.settled(0)
+
+    def _keep(self, ticket: Ticket, context: _Context) -> None:
+        producer, decision = context.producer, context.decision
+        if decision is None:
+            self.books.control(ticket)
+        else:
+            entry = decision.entry
+            self.books.batch(
+                ticket.lsn, ticket.count, ticket.producer, ticket.seq, entry, decision.batch
+            )
+            if decision.keys:
+                self._keys.settle(decision.keys, ticket.lsn)
+            if producer is not None:
+                producer.count(decision)
+        if producer is not None:
+            producer.durable_seq = ticket.seq
+
+    def _drop(self, context: _Context, error: Exception) -> None:
+        if context.decision is not None:
+            self._keys.withdraw(context.decision.keys)
+
+    def _failed(self, producers: dict[bytes, Producer], error: Exception) -> None:
+        """The disk is full: go back, and let nothing overtake what was not kept."""
+        if self.disk_full is None:
+            log.error("%s; clients will send again", error)
+        self.disk_full = str(error)
+        self._committer.epoch += 1
+        for producer in producers.values():
+            producer.admitted_seq = producer.durable_seq
+            if producer.link is not None and producer.welcome is None:
+                producer.link.nack(
+                    Nack(
+                        code="disk_full",
+                        seq=producer.durable_seq + 1,
+                        message=str(error),
+                        retry_after_seconds=RETRY_SECONDS,
+                    )
+                )
+            self._welcome_settled(producer)
+            self._forget_idle(producer)
+
+    def _answer(self, producer: Producer) -> None:
+        if producer.link is not None and producer.welcome is None:
+            producer.link.acknowledge(producer.take_ack())
+        self._welcome_settled(producer)
+        self._forget_idle(producer)
+
+
+def _agree(hello: Hello) -> int:
+    if hello.protocol_min > PROTOCOL or hello.protocol_max < PROTOCOL_MIN:
+        raise RefusedError(
+            "unsupported_protocol",
+            f"cannot speak protocol {hello.protocol_min} to {hello.protocol_max}: "
+            f"this daemon speaks {PROTOCOL_MIN} to {PROTOCOL}",
+        )
+    return min(hello.protocol_max, PROTOCOL)
+
+
+def _overloaded(what: str) -> Nack:
+    return Nack(
+        code="overloaded",
+        seq=1,
+        message=f"cannot take a new producer: {what}",
+        retry_after_seconds=60.0,
+    )
+
+
+def _batch_ticket(
+    decision: Decision, context: _Context, producer: bytes = bytes(16), seq: int = 0
+) -> Ticket:
+    return Ticket(
+        Kind.TOMBSTONE if decision.batch is None else Kind.BATCH,
+        encode_entry(decision.entry),
+        count=decision.entry.count,
+        producer=producer,
+        seq=seq,
+        context=context,
+    )

@@ -1,0 +1,182 @@
+"""What a journal record of a batch holds: the payload and what was decided.
+
+An ``Entry`` is written once, by admission, and obeyed ever after: replay reads
+the verdicts from it and never decides again.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from tallymark.events import EVENT_TYPES, Event
+
+
+class Verdict(enum.IntEnum):
+    """What admission decided about one event; one byte in the record.
+
+    The numbers are part of the storage format: never reused, never renumbered.
+    """
+
+    STORED = 0
+    DUPLICATE = 1
+    MALFORMED = 2
+    INVALID_FIELD = 3
+    TOO_LARGE = 4
+    ID_TOO_LONG = 5
+    CACHE_EXCEEDS_INPUT = 6
+    WRONG_PROJECT = 7
+    MISSING_FIELD = 8
+    BAD_BATCH = 9
+
+    @property
+    def code(self) -> str:
+        """The verdict's name on the wire and in reports."""
+        return self.name.lower()
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the event was refused for good."""
+        return self > Verdict.DUPLICATE
+
+
+class Cost(msgspec.Struct, array_like=True, frozen=True):
+    """A price that admission computed: integer nano-dollars, and where from."""
+
+    nanos: int
+    source: str
+
+
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One batch as the journal keeps it.
+
+    ``events`` is the msgpack array of events as it came; it is encoded again
+    only when admission had to change it (``cut``). ``verdicts`` has one byte
+    for each event, or is empty when all were stored. ``ids`` and ``costs`` are
+    what admission assigned, by the event's index. ``keys`` are the hashes, 8
+    little-endian bytes each, by which the stored events are known from now on.
+    """
+
+    project: str
+    received_ns: int
+    uid: int
+    events: msgspec.Raw
+    count: int
+    verdicts: bytes = b""
+    ids: dict[int, str] = {}
+    costs: dict[int, Cost] = {}
+    cut: list[int] = []
+    keys: bytes = b""
+
+
+class OtherEvent(msgspec.Struct):
+    """A stored event of a type that this version does not know."""
+
+    type: str
+    fields: dict[str, Any]
+
+
+class Batch:
+    """A decoded entry, ready to apply. ``events`` holds None for what was not stored."""
+
+    __slots__ = ("costs", "events", "ids", "received_at", "verdicts")
+
+    def __init__(
+        self,
+        events: list[Event | OtherEvent | None],
+        *,
+        received_at: datetime,
+        verdicts: bytes = b"",
+        ids: dict[int, str] | None = None,
+        costs: dict[int, Cost] | None = None,
+    ) -> None:
+        self.events = events
+        self.received_at = received_at
+        self.verdicts = verdicts
+        self.ids = ids or {}
+        self.costs = costs or {}
+
+
+_encoder = msgspec.msgpack.Encoder()
+_entry_decoder = msgspec.msgpack.Decoder(Entry)
+_events_decoder = msgspec.msgpack.Decoder(list[Event])
+_raws_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_map_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+_type_decoders: dict[str, msgspec.msgpack.Decoder[Event]] = {
+    name: msgspec.msgpack.Decoder(kind) for name, kind in EVENT_TYPES.items()
+}
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry as a record's payload."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(payload: bytes | memoryview) -> Entry:
+    """The entry in a record's payload. Raises ``msgspec.MsgspecError``."""
+    return _entry_decoder.decode(payload)
+
+
+def split_events(events: bytes | memoryview | msgspec.Raw) -> list[msgspec.Raw]:
+    """Each event's own bytes. Raises ``msgspec.MsgspecError`` if it is no array."""
+    return _raws_decoder.decode(events)
+
+
+def decode_events(events: bytes | memoryview | msgspec.Raw) -> list[Event]:
+    """All events, when every one is valid. Raises ``msgspec.MsgspecError``."""
+    return _events_decoder.decode(events)
+
+
+def decode_event(raw: bytes | memoryview | msgspec.Raw) -> Event | OtherEvent:
+    """One event, of whatever type. Raises ``msgspec.MsgspecError``."""
+    try:
+        fields = _map_decoder.decode(raw)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None
+    kind = fields.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise msgspec.ValidationError("Object missing required field `type`")
+    decoder = _type_decoders.get(kind)
+    if decoder is None:
+        return OtherEvent(kind, fields)
+    return decoder.decode(raw)
+
+
+def open_entry(entry: Entry) -> Batch:
+    """Decode an entry's stored events, as replay does.
+
+    What was stored decoded once already; should it not decode now, the event
+    is None and counted by ``apply`` as it would have been then.
+    """
+    received_at = datetime.fromtimestamp(entry.received_ns / 1e9, UTC)
+    events: list[Event | OtherEvent | None]
+    if not entry.verdicts:
+        try:
+            events = list(decode_events(entry.events))
+        except (msgspec.MsgspecError, RecursionError):
+            events = _decode_stored(entry)
+    else:
+        events = _decode_stored(entry)
+    return Batch(
+        events,
+        received_at=received_at,
+        verdicts=entry.verdicts,
+        ids=entry.ids,
+        costs=entry.costs,
+    )
+
+
+def _decode_stored(entry: Entry) -> list[Event | OtherEvent | None]:
+    found: list[Event | OtherEvent | None] = []
+    for index, raw in enumerate(split_events(entry.events)):
+        if entry.verdicts and entry.verdicts[index] != Verdict.STORED:
+            found.append(None)
+            continue
+        try:
+            found.append(decode_event(raw))
+        except msgspec.MsgspecError:
+            found.append(None)
+    return found

@@ -1,0 +1,191 @@
+"""How the daemon is: the report, and every reason why it is not ok."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import psutil
+from tallymark.fs import FileSystem
+from tallymark.protocol.messages import HealthStatus, Reason
+from tallymarkd._version import __version__
+from tallymarkd.config import Settings
+from tallymarkd.core.checkpoint import Checkpointer
+from tallymarkd.core.committer import Committer
+from tallymarkd.core.engine import Engine
+from tallymarkd.core.restore import RecoveryReport
+from tallymarkd.server.desk import Condition
+from tallymarkd.storage.journal import Journal
+
+STUCK_SECONDS = 5.0
+"""A commit that takes longer than this is worth telling."""
+
+UNSAVED_SECONDS_MAX = 60.0
+"""State that is not saved for longer than this is worth telling."""
+
+DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
+"""Less free space than this is worth telling."""
+
+DAMAGE_SHOWN_MAX = 20
+
+
+@dataclass(slots=True)
+class Vitals:
+    """Everything that health looks at. Loop thread only."""
+
+    settings: Settings
+    fs: FileSystem
+    engine: Engine
+    committer: Committer
+    checkpointer: Checkpointer
+    journal: Journal
+    recovery: RecoveryReport
+    connections: Callable[[], int]
+    clock: Callable[[], float] = time.perf_counter
+    started: float = field(default_factory=time.time)
+    loop_lag_seconds: float = 0.0
+    process: psutil.Process = field(default_factory=psutil.Process)
+
+    def condition(self, *, probe_failed: str = "") -> Condition:
+        """The report as it stands now; ``probe_failed`` says what a deep probe met."""
+        reasons = [*self._journal_reasons(probe_failed), *self._state_reasons()]
+        status: HealthStatus = "ok"
+        if reasons:
+            status = "failing" if probe_failed else "degraded"
+        return Condition(status, reasons, self.report())
+
+    def report(self) -> dict[str, Any]:
+        """Every figure, plain values only."""
+        fsync = sorted(self.committer.stats.fsync_seconds)
+        stats = self.committer.stats
+        server = self.engine.books.server
+        return {
+            "version": __version__,
+            "server_id": server.server_id,
+            "pid": os.getpid(),
+            "started_at": _text(self.started),
+            "uptime_seconds": round(time.time() - self.started, 3),
+            "state_dir": str(self.settings.state_dir),
+            "socket": str(self.settings.socket),
+            "durable_lsn": self.journal.durable_lsn,
+            "applied_lsn": server.applied_lsn,
+            "queue_bytes": self.committer.queue_bytes,
+            "commits": stats.commits,
+            "events_per_commit": round(stats.events / stats.commits, 1) if stats.commits else 0,
+            "fsync_p50_ms": _millis(fsync, 0.5),
+            "fsync_p99_ms": _millis(fsync, 0.99),
+            "loop_lag_ms": round(self.loop_lag_seconds * 1000, 3),
+            "disk_free_bytes": self.fs.free_bytes(self.settings.state_dir),
+            "history_bytes": self.journal.size_bytes(),
+            "rss_bytes": self.process.memory_info().rss,
+            "rss_peak_bytes": _peak_rss_bytes(),
+            "open_files": self.process.num_fds(),
+            "connections": self.connections(),
+            "projects": len(self.engine.books.projects),
+            "producers": len(server.marks),
+            "ledger": msgspec.to_builtins(server.ledger),
+            "recovery": self._recovery(),
+        }
+
+    def _recovery(self) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.to_builtins(self.recovery)
+        found["damage"] = found["damage"][:DAMAGE_SHOWN_MAX]
+        return found
+
+    def _journal_reasons(self, probe_failed: str) -> list[Reason]:
+        reasons = []
+        if probe_failed:
+            reasons.append(
+                Reason(
+                    code="probe_failed",
+                    message=f"cannot make a probe durable: {probe_failed}",
+                    remedy="look at the disk of the state directory and at the log",
+                )
+            )
+        if self.engine.disk_full is not None:
+            reasons.append(
+                Reason(
+                    code="disk_full",
+                    message=self.engine.disk_full,
+                    remedy="free space; the daemon goes on by itself, and clients send again",
+                )
+            )
+        busy = self.committer.busy_since
+        if busy is not None and self.clock() - busy > STUCK_SECONDS:
+            reasons.append(
+                Reason(
+                    code="commit_stuck",
+                    message=f"a commit has been running for {self.clock() - busy:.0f} s",
+                    remedy="look at the disk of the state directory",
+                )
+            )
+        return reasons
+
+    def _state_reasons(self) -> list[Reason]:
+        reasons = []
+        failure = self.checkpointer.failure
+        if failure is not None:
+            reasons.append(
+                Reason(
+                    code="save_failed",
+                    message=f"cannot save {failure.what}: {failure.error}",
+                    remedy="nothing is lost, the journal has it; make the directory writable "
+                    "and free space",
+                )
+            )
+        elif self.checkpointer.oldest_dirty_seconds > UNSAVED_SECONDS_MAX:
+            seconds = self.checkpointer.oldest_dirty_seconds
+            reasons.append(
+                Reason(
+                    code="save_late",
+                    message=f"a state file is {seconds:.0f} s behind",
+                    remedy="nothing is lost, the journal has it; look at the load of the disk",
+                )
+            )
+        if self.recovery.new_losses:
+            reasons.append(
+                Reason(
+                    code="events_lost",
+                    message=f"the last start found {self.recovery.new_losses} places where "
+                    "acknowledged events are missing",
+                    remedy="see `recovery` and `ledger.losses` in this report; the damaged files "
+                    "are kept in quarantine/",
+                )
+            )
+        free = self.fs.free_bytes(self.settings.state_dir)
+        if free < DISK_FREE_BYTES_MIN:
+            reasons.append(
+                Reason(
+                    code="disk_low",
+                    message=f"only {free // 2**20} MiB are free at {self.settings.state_dir}",
+                    remedy="free space, or lower history_bytes_max",
+                )
+            )
+        return reasons
+
+
+def _text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace(
+        "+00:00", "Z"
+    )
+
+
+def _millis(ordered: Sequence[float], share: float) -> float | None:
+    if not ordered:
+        return None
+    if share == 0.5:
+        return round(statistics.median(ordered) * 1000, 3)
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000, 3)
+
+
+def _peak_rss_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

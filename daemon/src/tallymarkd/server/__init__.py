@@ -1,0 +1,1 @@
+"""Server: sockets, conversations and HTTP. Knows neither journal nor state files."""

@@ -1,0 +1,188 @@
+"""The door: who may come in, and which tongue they speak."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tallymark.protocol.framing import PREFACE
+from tallymarkd.server.conversation import Conversation
+from tallymarkd.server.desk import Desk
+from tallymarkd.server.http import HttpConversation
+from tallymarkd.server.peer import peer_uid
+
+log = logging.getLogger("tallymarkd")
+
+HTTP2_PREFACE = b"PRI "
+
+
+class _Talk(Protocol):
+    def stop_reading(self) -> None: ...
+    def say_goodbye(self, reason: str) -> None: ...
+
+
+class Server:
+    """Accepts connections on a bound socket. Loop thread only."""
+
+    def __init__(self, desk: Desk, *, new_id: Callable[[], str], own_uid: int) -> None:
+        self.desk = desk
+        self.new_id = new_id
+        self._own_uid = own_uid
+        self._server: asyncio.Server | None = None
+        self._doors: set[Door] = set()
+        self._talks: set[_Talk] = set()
+        self._by_uid: Counter[int] = Counter()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return sum(self._by_uid.values())
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve a socket that is bound and listening. Its name stays ours to remove."""
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {}
+        if sys.version_info >= (3, 13):
+            options["cleanup_socket"] = False
+        self._server = await loop.create_unix_server(lambda: Door(self), sock=sock, **options)
+
+    def stop_accepting(self) -> None:
+        """Take no more connections and no more bytes."""
+        if self._server is not None:
+            self._server.close()
+        for door in list(self._doors):
+            door.close()
+        for talk in self._talks:
+            talk.stop_reading()
+
+    def say_goodbye(self) -> None:
+        """Everything due has been answered: end the conversations."""
+        for talk in list(self._talks):
+            talk.say_goodbye("the daemon is stopping")
+
+    def admit(self, uid: int) -> str:
+        """Why a user may not come in now; empty if he may, and then he is counted."""
+        settings = self.desk.settings
+        if uid not in (self._own_uid, 0):
+            return f"cannot serve uid {uid}: this daemon serves uid {self._own_uid} and root"
+        if self.connections >= settings.connections_max:
+            return f"cannot serve you now: {settings.connections_max} connections are open"
+        if uid != self._own_uid and self._by_uid[uid] >= settings.connections_per_user_max:
+            return f"cannot serve you now: your user has {self._by_uid[uid]} connections open"
+        self._by_uid[uid] += 1
+        self.idle.clear()
+        return ""
+
+    def leave(self, uid: int) -> None:
+        """One connection of this user is closed."""
+        self._by_uid[uid] -= 1
+        if not self.connections:
+            self.idle.set()
+
+    def opened(self, talk: _Talk) -> None:
+        """A conversation has begun."""
+        self._talks.add(talk)
+
+    def closed(self, talk: _Talk, uid: int) -> None:
+        """A conversation is over."""
+        self._talks.discard(talk)
+        self.leave(uid)
+
+    def watch(self, door: Door) -> None:
+        """A connection waits for its first byte."""
+        self._doors.add(door)
+
+    def unwatch(self, door: Door) -> None:
+        """It does not any more."""
+        self._doors.discard(door)
+
+
+class Door(asyncio.Protocol):
+    """Reads the first byte, then hands the connection to who speaks its tongue."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._uid = -1
+        self._admitted = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        try:
+            self._uid = peer_uid(transport.get_extra_info("socket"))
+        except OSError as error:
+            self._turn_away(f"cannot tell who you are: {error}")
+            return
+        refusal = self._server.admit(self._uid)
+        if refusal:
+            log.warning("%s", refusal)
+            self._turn_away(refusal)
+            return
+        self._admitted = True
+        self._server.watch(self)
+        seconds = self._server.desk.settings.first_byte_timeout_seconds
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._admitted or self._transport is None:
+            return
+        first = data[:1]
+        if first == PREFACE[:1]:
+            desk, uid = self._server.desk, self._uid
+            self._hand_over(Conversation(desk, uid, lambda t: self._server.closed(t, uid)), data)
+        elif first.isalpha() and not data.startswith(HTTP2_PREFACE):
+            desk, uid, new_id = self._server.desk, self._uid, self._server.new_id
+            http = HttpConversation(desk, uid, lambda t: self._server.closed(t, uid), new_id)
+            self._hand_over(http, data)
+        else:
+            self._turn_away(
+                "cannot understand you: this is tallymarkd; "
+                "it speaks the tallymark protocol and HTTP/1.1"
+            )
+
+    def _hand_over(self, talk: Conversation | HttpConversation, data: bytes) -> None:
+        assert self._transport is not None
+        self._stop_waiting()
+        self._admitted = False
+        self._server.opened(talk)
+        self._transport.set_protocol(talk)
+        talk.connection_made(self._transport)
+        talk.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._transport = None
+        if self._admitted:
+            self._admitted = False
+            self._server.leave(self._uid)
+
+    def close(self) -> None:
+        """Nothing came in time, or the daemon stops."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _turn_away(self, message: str) -> None:
+        assert self._transport is not None
+        self._transport.write(message.encode() + b"\n")
+        self._transport.close()
+
+    def _stop_waiting(self) -> None:
+        self._server.unwatch(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def own_uid() -> int:
+    """The user this daemon serves."""
+    return os.geteuid()

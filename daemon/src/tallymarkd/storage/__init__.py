@@ -1,0 +1,1 @@
+"""Storage: opaque bytes made durable. Knows nothing of sockets or of agents."""

@@ -1,0 +1,114 @@
+"""The keys seen so far: ``index.sqlite``, derived from the journal.
+
+It may be deleted at any time while the daemon is stopped; recovery rebuilds it
+from the journal. Keys are 64-bit hashes. ``through_lsn`` says how far into the
+journal the index reaches, in the same transaction as the keys, so that it is
+never believed beyond what it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tallymark.errors import DamagedError, NewerFormatError
+
+FORMAT = 1
+QUERY_KEYS_MAX = 500
+"""Keys asked for in one statement; SQLite allows 32,766 parameters."""
+
+_SCHEMA = """
+CREATE TABLE keys (key INTEGER PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class KeyIndex:
+    """Keys with the LSN that brought them. Not thread-safe.
+
+    ``open`` raises ``DamagedError`` for a file that is no index of this
+    format; the caller deletes it and rebuilds.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self.through_lsn = self._meta("through_lsn")
+
+    @classmethod
+    def open(cls, path: Path) -> KeyIndex:
+        """Open or create the index. Raises ``DamagedError``, ``NewerFormatError``."""
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            # A lost transaction is rebuilt from the journal; a torn one never shows.
+            db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            elif version > FORMAT:
+                raise NewerFormatError(
+                    f"{path} was written in format {version}; this version reads {FORMAT}"
+                )
+            elif version != FORMAT or not _sound(db):
+                raise DamagedError(f"{path} is not an index of this format")
+            return cls(db)
+        except sqlite3.Error as error:
+            db.close()
+            raise DamagedError(f"cannot use {path} as an index: {error}") from error
+        except BaseException:
+            db.close()
+            raise
+
+    def _meta(self, name: str) -> int:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
+
+    def known(self, keys: Sequence[int]) -> set[int]:
+        """Those of ``keys`` that stand in the index."""
+        found: set[int] = set()
+        for at in range(0, len(keys), QUERY_KEYS_MAX):
+            part = keys[at : at + QUERY_KEYS_MAX]
+            marks = ",".join("?" * len(part))
+            rows = self._db.execute(f"SELECT key FROM keys WHERE key IN ({marks})", part)  # noqa: S608 - only question marks
+            found.update(row[0] for row in rows)
+        return found
+
+    def add(self, keys: Iterable[tuple[int, int]], through_lsn: int) -> None:
+        """Add (key, lsn) pairs: everything through ``through_lsn`` is in the index now."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?)", keys)
+            self._db.execute("REPLACE INTO meta VALUES ('through_lsn', ?)", (through_lsn,))
+        self.through_lsn = through_lsn
+
+    def forget(self, from_lsn: int, through_lsn: int) -> int:
+        """Remove the keys of a range of numbers; gives how many there were."""
+        with self._transaction():
+            return self._db.execute(
+                "DELETE FROM keys WHERE lsn BETWEEN ? AND ?", (from_lsn, through_lsn)
+            ).rowcount
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def _sound(db: sqlite3.Connection) -> bool:
+    """A cheap look: both tables answer. Deep damage shows as sqlite3.Error when met."""
+    db.execute("SELECT key, lsn FROM keys LIMIT 1").fetchone()
+    db.execute("SELECT name, value FROM meta").fetchall()
+    return True

@@ -1,0 +1,130 @@
+"""One file, always whole, with its older generations beside it.
+
+Generations, newest first: ``name``, ``name.bak``, ``name.bak.2``, ``name.bak.3``.
+What they hold is opaque here. To save is, in this order:
+
+1. write ``name.tmp`` and sync it;
+2. ``.bak.2`` becomes ``.bak.3``, then ``.bak`` becomes ``.bak.2``, by rename;
+   where a backup is missing, only those newer than the gap move;
+3. ``name`` gets the second name ``.bak``, by hard link, so that the file
+   itself never disappears;
+4. ``name.tmp`` is renamed over ``name``;
+5. the directory is synced.
+
+A crash between any two steps, or the loss of any of the renames that were not
+synced yet, leaves the former or the new content under ``name``. A save that
+was cut off after step 3 leaves two names for one file; the next save sees it
+and does not rotate again. So cut-off saves, however many, push out no more
+than the one oldest generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tallymark.fs import FileSystem, read_file, write_file
+
+BACKUPS = 3
+"""Older generations kept beside the file."""
+
+
+class StateFile:
+    """One file in ``directory``, written atomically. Not safe to use from two
+    threads at once; whoever shares it with other processes locks around it.
+
+    The directory must exist, except for reading.
+    """
+
+    def __init__(
+        self, fs: FileSystem, directory: Path, name: str, *, backups: int = BACKUPS
+    ) -> None:
+        if backups < 1:
+            raise ValueError(f"cannot keep {backups} backups of {name}: at least 1 is needed")
+        self._fs = fs
+        self.directory = directory
+        self.path = directory / name
+        self.backup_paths = tuple(
+            directory / (f"{name}.bak" if number == 1 else f"{name}.bak.{number}")
+            for number in range(1, backups + 1)
+        )
+        self.temp_path = directory / f"{name}.tmp"
+        self._rotation_whole = False
+        """Whether the last save through this object is known to have run to its end."""
+
+    def save(self, body: bytes) -> None:
+        """Make ``body`` the newest generation; durable when this returns.
+
+        Raises ``OSError`` with the former content in place. Only when the last
+        step fails, the sync of the directory, either content may be there
+        after a power cut.
+        """
+        rotate = self._rotation_due()
+        self._rotation_whole = False
+        try:
+            write_file(self._fs, self.temp_path, body)
+            if rotate:
+                self._rotate()
+            self._fs.replace(self.temp_path, self.path)
+            self._fs.sync_dir(self.directory)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                self._fs.unlink(self.temp_path)
+            raise
+        self._rotation_whole = True
+
+    def generations(self) -> Iterator[tuple[Path, bytes | None]]:
+        """What is there, newest first; None for a file that cannot be read."""
+        for path in (self.path, *self.backup_paths):
+            try:
+                yield path, read_file(self._fs, path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                yield path, None
+
+    def quarantine(self, path: Path, into: Path) -> Path:
+        """Move a damaged generation into a directory, under a name not yet used there.
+
+        Gives the new path. Both directories are synced. Raises ``OSError``.
+        """
+        self._fs.mkdir(into)
+        taken = set(self._fs.names(into))
+        number = 1
+        while f"{path.name}.{number}" in taken:
+            number += 1
+        kept = into / f"{path.name}.{number}"
+        self._fs.replace(path, kept)
+        self._fs.sync_dir(into)
+        self._fs.sync_dir(path.parent)
+        return kept
+
+    def _rotation_due(self) -> bool:
+        """Whether there is a main file whose content no backup holds yet."""
+        if not self._fs.exists(self.path):
+            return False
+        if self._rotation_whole:
+            return True
+        newest_backup = self.backup_paths[0]
+        if not self._fs.exists(newest_backup):
+            return True
+        try:
+            return read_file(self._fs, self.path) != read_file(self._fs, newest_backup)
+        except OSError:
+            return True
+
+    def _rotate(self) -> None:
+        """Free the newest backup's name, moving only what stands before the first gap."""
+        count = len(self.backup_paths)
+        gap = next(
+            (n for n, path in enumerate(self.backup_paths) if not self._fs.exists(path)), count - 1
+        )
+        for number in range(gap, 0, -1):
+            self._fs.replace(self.backup_paths[number - 1], self.backup_paths[number])
+        newest = self.backup_paths[0]
+        if self._fs.exists(newest):
+            # The oldest of all when one backup is kept; else a second name of the
+            # same file, which rename leaves in place.
+            self._fs.unlink(newest)
+        self._fs.link(self.path, newest)

@@ -1,0 +1,74 @@
+"""What all tests share: nothing leaks in or out, and in CI nothing is skipped in silence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data" / "claude-code"
+
+CI_VARIABLE = "TALLYMARK_CI"
+PLATFORM_REASON = "not on this platform:"
+NO_SHARED_DATA = f"no recorded transcripts at {SHARED_DATA}"
+
+# A machine that does other things as well would fail examples for being slow.
+hypothesis.settings.register_profile("tallymark", deadline=None)
+hypothesis.settings.load_profile("tallymark")
+
+# Read once: the fixture below removes it from the environment of every test.
+IN_CI = os.environ.get(CI_VARIABLE, "") not in ("", "0")
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the user's environment decides; defaults lead into ``tmp_path``."""
+    for name in list(os.environ):
+        if name.startswith(("TALLYMARK_", "XDG_", "GIT_")) or name == "CLAUDE_CONFIG_DIR":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Recorded transcripts of real agents, which are not part of the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(NO_SHARED_DATA)
+    return SHARED_DATA
+
+
+def _skip_allowed(reason: str) -> bool:
+    if reason.startswith(PLATFORM_REASON):
+        return True
+    return reason == NO_SHARED_DATA and not SHARED_DATA.exists()
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI, turn a skip into a failure, unless its reason is one of those allowed."""
+    if not IN_CI or report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return
+    where = report.longrepr
+    text = where[2] if isinstance(where, tuple) else str(where)
+    reason = text.removeprefix("Skipped: ")
+    if not _skip_allowed(reason):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report

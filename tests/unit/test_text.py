@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from tallymarkd.text import one_line
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("plain text, tab\tand é", "plain text, tab\tand é"),
+        ("two\nlines\r", "two\\nlines\\r"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\x9b31m", "\\x9b31m"),
+        ("line\u2028separator", "line\\u2028separator"),
+        ("right\u202eto left", "right\\u202eto left"),
+        ("half \ud800 a pair", "half \\ud800 a pair"),
+    ],
+)
+def test_one_line_escapes_what_could_forge_a_line_or_drive_a_terminal(
+    given: str, shown: str
+) -> None:
+    assert one_line(given) == shown
