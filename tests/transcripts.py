@@ -11,89 +11,29 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tallymarkd.sources.claude_lines import TokenCount
+from tests.transcript_lines import (
+    AGENT_TYPES,
+    BROKEN,
+    BROKEN_USAGE,
+    MODELS,
+    SYNTHETIC,
+    RunTruth,
+    Truth,
+    Written,
+    assistant,
+    tool_result,
+    user,
+)
 
 EPOCH = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
-MODELS = ("claude-opus-4-6", "claude-sonnet-4-5-20250929")
-AGENT_TYPES = ("Explore", "Plan", "code-reviewer")
 DIRECTORIES = ("/home/dev/orchard", "/home/dev/lighthouse")
 IDLE = timedelta(hours=1)
-
-BROKEN: tuple[tuple[str, bytes], ...] = (
-    ("not JSON", b'{"type":"assistant","message":{"id":"msg_cut'),
-    ("not JSON", b"\x00\x00\x00\x00"),
-    ("not JSON", b'{"type":"\xff\xfe"}'),
-    ("JSON, but not a transcript line", b"[1, 2, 3]"),
-    ("nested too deeply", b'{"type":"user","message":' + b"[" * 1500 + b"]" * 1500 + b"}"),
-    ("unknown kind of line: hologram", b'{"type":"hologram","message":{"usage":7}}'),
-    ("unknown kind of line: (none)", b'{"kind":"user"}'),
-    ("unknown kind of line: (none)", b'{"type":{"type":"assistant"}}'),
-    ("assistant: message not understood", b'{"type":"assistant","message":"text"}'),
-    ("assistant: no message id", b'{"type":"assistant","message":{"usage":{"input_tokens":5}}}'),
-    ("assistant: message not understood", b'{"type":"assistant"}'),
-    ("user: message not understood", b'{"type":"user","message":[]}'),
-    ("user: content not understood", b'{"type":"user","message":{"content":[null]}}'),
-)
-BROKEN_USAGE: tuple[Any, ...] = (
-    {"input_tokens": "12", "output_tokens": 3},
-    {"input_tokens": 1, "output_tokens": -40},
-    {"input_tokens": 1, "output_tokens": 10**15},
-    {"input_tokens": 1.5, "output_tokens": 1},
-    {"output_tokens": None},
-    [],
-    "many",
-)
-
-
-class Written(NamedTuple):
-    """One line of a file and when it was written."""
-
-    at: datetime
-    raw: bytes
-
-
-class RunTruth(NamedTuple):
-    """A run as it was."""
-
-    agent: str
-    session: str
-    status: str
-    parent: str
-
-
-@dataclass
-class Truth:
-    """What is true of a world: each response and run by its name."""
-
-    responses: dict[str, tuple[str, str, TokenCount]] = field(default_factory=dict)
-    runs: dict[str, RunTruth] = field(default_factory=dict)
-    session_cwd: dict[str, str] = field(default_factory=dict)
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def tokens(self) -> TokenCount:
-        """Of everything."""
-        return sum((tokens for _, _, tokens in self.responses.values()), TokenCount())
-
-    def by_session(self) -> dict[str, TokenCount]:
-        """Of each session in which a model answered."""
-        return self._grouped(0)
-
-    def by_agent(self) -> dict[str, TokenCount]:
-        """Of each agent."""
-        return self._grouped(1)
-
-    def _grouped(self, index: int) -> dict[str, TokenCount]:
-        found: dict[str, TokenCount] = {}
-        for entry in self.responses.values():
-            name = str(entry[index])
-            found[name] = found.get(name, TokenCount()) + entry[2]
-        return found
 
 
 @dataclass
@@ -165,6 +105,7 @@ class _Teller:
         self.path = f"-home-dev/{self.session}.jsonl"
         self.version = self.random.choice(("1.0.60", "2.0.55", "2.1.39"))
         self.at = EPOCH + timedelta(hours=index * self.random.choice((0.1, 3)))
+        self.answered = self.at
         self.agent_id = ""
         self.sidechain = ""
 
@@ -240,7 +181,7 @@ class _Teller:
 
     def turn(self) -> None:
         """A prompt and what comes of it. The first response names the run."""
-        self.prompt("please look into it")
+        started = self.prompt("please look into it")
         count = self.random.randint(0, 4)
         status = "success"
         name = ""
@@ -250,50 +191,50 @@ class _Teller:
             response = self.response("claude-code", asks_tool=asks)
             name = name or response
             status = "blocked" if asks else "success"
-            if asks and not final:
-                self.between(name, response)
+            if not final:
+                self.between(name)
+        ended = self.answered
         ending = self.random.random()
         if count and ending < 0.1:
-            self.put(_user([{"type": "text", "text": "[Request interrupted by user]"}]))
+            self.put(user([{"type": "text", "text": "[Request interrupted by user]"}]))
             status = "blocked"
         elif ending < 0.2:
-            name = name or self.api_error()
-            status = "error" if not count else self.after_error()
+            error = self.api_error()
+            name, status, ended = name or error, "error", self.at
         elif count and ending < 0.5:
             self.put({"type": "system", "subtype": "turn_duration", "durationMs": 1000})
             status = "success"
         elif ending < 0.6:
             self.synthetic()
         if name:
-            run = RunTruth("claude-code", self.session, status, "")
+            run = RunTruth("claude-code", self.session, status, "", started, ended)
             self.world.truth.runs[name] = run
 
-    def after_error(self) -> str:
-        """The turn ends in an API error after it had responses."""
-        self.api_error()
-        return "error"
-
-    def prompt(self, text: str) -> None:
-        """What a person asks, with the lines around it that are no prompt."""
+    def prompt(self, text: str) -> datetime:
+        """What a person asks, and when, with the lines around it that are no prompt."""
         if self.random.random() < 0.2:
-            self.put(_user("<command-name>/model</command-name>"))
-            self.put(_user("<local-command-stdout>Set model</local-command-stdout>"))
+            self.put(user("<command-name>/model</command-name>"))
+            self.put(user("<local-command-stdout>Set model</local-command-stdout>"))
         content: Any = text if self.random.random() < 0.7 else [{"type": "text", "text": text}]
-        self.put(_user(content))
+        self.put(user(content))
+        asked = self.at
         if self.random.random() < 0.2:
-            self.put({**_user("Base directory for this skill: …"), "isMeta": True})
+            self.put(user("<local-command-stdout>Bye</local-command-stdout>"))
+        if self.random.random() < 0.2:
+            self.put({**user("Base directory for this skill: …"), "isMeta": True})
+        return asked
 
-    def between(self, run: str, response: str) -> None:
+    def between(self, run: str) -> None:
         """What may stand between two responses of a turn."""
         chance = self.random.random()
         if chance < 0.25:
-            self.subagent(run, response)
+            self.subagent(run)
         elif chance < 0.4:
             self.compaction(run)
         elif chance < 0.45:
             self.move()
         self.breakage()
-        self.put(_tool_result(self.fresh("toolu")))
+        self.put(tool_result(self.fresh("toolu")))
 
     def response(self, agent: str, *, asks_tool: bool, task: dict[str, Any] | None = None) -> str:
         """One model response in one or more lines, its usage growing; gives its name."""
@@ -313,13 +254,15 @@ class _Teller:
             block: dict[str, Any] = {"type": "text", "text": "…"}
             if index == lines - 1 and asks_tool:
                 block = task or {"type": "tool_use", "id": self.fresh("toolu"), "name": "Bash"}
-            line = _assistant(message_id, request_id, model, {**fixed, "output_tokens": output})
+            line = assistant(message_id, request_id, model, {**fixed, "output_tokens": output})
             line["message"]["content"] = [block]
             self.put(line)
+            self.answered = self.at
             if self.random.random() < 0.2:
                 self.put({"type": "progress", "data": {"type": "hook_progress"}})
             if self.world.broken and self.random.random() < 0.1:
                 self.broken_usage(message_id, request_id, model)
+                self.answered = self.at
         read = fixed["cache_read_input_tokens"] or 0
         written = fixed["cache_creation_input_tokens"] or 0
         total = (fixed["input_tokens"] or 0) + read + written
@@ -330,14 +273,14 @@ class _Teller:
     def broken_usage(self, message_id: str, request_id: str, model: str) -> None:
         """A line of the response whose usage makes no sense."""
         usage = self.random.choice(BROKEN_USAGE)
-        line = _assistant(message_id, request_id, model, usage)
+        line = assistant(message_id, request_id, model, usage)
         line["slug"] = "broken-usage"
         self.put(line)
         self.world.truth.faults["assistant: usage not understood"] += 1
 
     def api_error(self) -> str:
         """An API error in place of a response; gives the name it would give a run."""
-        line = _assistant(self.fresh("error"), "", "<synthetic>", {"input_tokens": 0})
+        line = assistant(self.fresh("error"), "", "<synthetic>", {"input_tokens": 0})
         line["isApiErrorMessage"] = True
         line["message"]["content"] = [{"type": "text", "text": "API Error: 529 overloaded"}]
         self.put(line)
@@ -345,7 +288,7 @@ class _Teller:
 
     def synthetic(self) -> None:
         """A line that Claude Code wrote in the model's place."""
-        self.put(_assistant(self.fresh("none"), "", "<synthetic>", {"input_tokens": 0}))
+        self.put(assistant(self.fresh("none"), "", "<synthetic>", {"input_tokens": 0}))
         self.world.truth.faults[SYNTHETIC] += 1
 
     def breakage(self) -> None:
@@ -356,7 +299,7 @@ class _Teller:
             self.world.files.setdefault(self.path, []).append(Written(self.at, raw))
             self.world.truth.faults[kind] += 1
 
-    def subagent(self, run: str, asking: str) -> None:
+    def subagent(self, run: str) -> None:
         """A subagent with a file of its own, or in older versions inside the main file."""
         agent_type = self.random.choice(AGENT_TYPES)
         tool_id = self.fresh("toolu")
@@ -369,7 +312,7 @@ class _Teller:
         self.response("claude-code", asks_tool=True, task=task)
         if self.version.startswith("1."):
             self.thread(run, "subagent", sidechain=self.fresh("side"))
-            self.put(_tool_result(tool_id))
+            self.put(tool_result(tool_id))
             return
         agent_id = f"a{self.random.getrandbits(28):07x}"
         known = self.random.choice(("result", "progress", "note"))
@@ -378,16 +321,22 @@ class _Teller:
             self.put({"type": "progress", "parentToolUseID": tool_id, "data": progress})
         note = json.dumps({"agentType": agent_type, "toolUseId": tool_id}).encode()
         self.thread(run, agent_type, agent_id, note=note if known == "note" else None)
-        self.put(_tool_result(tool_id, {"agentId": agent_id, "status": "completed"}))
+        self.put(tool_result(tool_id, {"agentId": agent_id, "status": "completed"}))
 
     def compaction(self, run: str) -> None:
         """The main thread's history is summed up; its turn goes on."""
         self.thread(run, "compact", f"acompact-{self.random.getrandbits(24):06x}")
         self.put({"type": "system", "subtype": "compact_boundary"})
-        self.put({**_user("This session is being continued"), "isCompactSummary": True})
+        self.put({**user("This session is being continued"), "isCompactSummary": True})
 
     def thread(
-        self, run: str, agent: str, agent_id: str = "", *, sidechain: str = "", note: bytes | None = None
+        self,
+        run: str,
+        agent: str,
+        agent_id: str = "",
+        *,
+        sidechain: str = "",
+        note: bytes | None = None,
     ) -> None:
         """The lines of a subagent."""
         outer = self.path
@@ -397,16 +346,19 @@ class _Teller:
             if note is not None:
                 self.world.notes[self.path] = note
         self.agent_id, self.sidechain = agent_id, sidechain
-        self.put(_user("find out"))
+        self.put(user("find out"))
+        started = self.at
         first = ""
         for index in range(self.random.randint(1, 3)):
             if index:
-                self.put(_tool_result(self.fresh("toolu")))
+                self.put(tool_result(self.fresh("toolu")))
             name = self.response(agent, asks_tool=False)
             first = first or name
         self.agent_id, self.sidechain = "", ""
         self.path = outer
-        self.world.truth.runs[first] = RunTruth(agent, self.session, "success", run)
+        self.world.truth.runs[first] = RunTruth(
+            agent, self.session, "success", run, started, self.answered
+        )
 
     def wait(self, low: float, high: float) -> None:
         """Let time pass; seconds."""
@@ -436,23 +388,3 @@ class _Teller:
         self.world.files.setdefault(self.path, []).append(Written(self.at, raw))
         if envelope:
             self.world.truth.session_cwd.setdefault(self.session, self.cwd)
-
-
-SYNTHETIC = "assistant: written by Claude Code itself, not by a model"
-
-
-def _user(content: Any) -> dict[str, Any]:
-    return {"type": "user", "message": {"role": "user", "content": content}}
-
-
-def _tool_result(tool_id: str, result: dict[str, Any] | None = None) -> dict[str, Any]:
-    block = {"type": "tool_result", "tool_use_id": tool_id}
-    return {**_user([block]), "toolUseResult": result or {"stdout": "done", "stderr": ""}}
-
-
-def _assistant(message_id: str, request_id: str, model: str, usage: Any) -> dict[str, Any]:
-    message = {"id": message_id, "role": "assistant", "model": model, "usage": usage, "content": []}
-    line: dict[str, Any] = {"type": "assistant", "message": message}
-    if request_id:
-        line["requestId"] = request_id
-    return line

@@ -8,7 +8,7 @@ import pytest
 import tallymark.paths
 from tallymark.errors import SettingError
 from tallymark.protocol.framing import FRAME_BYTES_MAX
-from tallymarkd.config import CLIENT_VARIABLES, CONFIG_VARIABLE, SETTINGS, Settings, load_settings
+from tallymarkd.config import CONFIG_VARIABLE, OTHER_VARIABLES, SETTINGS, Settings, load_settings
 from tallymarkd.setting import GIB, MIB
 
 
@@ -164,7 +164,7 @@ def test_an_unknown_setting_is_refused_with_the_one_that_may_be_meant(
 
 
 def test_variables_of_others_are_left_alone(env: dict[str, str]) -> None:
-    others = dict.fromkeys([*CLIENT_VARIABLES, "TALLY", "_TALLYMARK_COMPLETE"], "x")
+    others = dict.fromkeys([*OTHER_VARIABLES, "TALLY", "_TALLYMARK_COMPLETE"], "x")
     load_settings({}, env | others)
 
 
@@ -176,7 +176,7 @@ def test_every_variable_that_the_client_reads_is_known() -> None:
         for name in re.findall(r"\bTALLYMARK_[A-Z_]+\b", path.read_text(encoding="utf-8"))
     }
     assert found, "the client reads no variable at all"
-    assert found <= CLIENT_VARIABLES | {setting.variable for setting in SETTINGS}
+    assert found <= OTHER_VARIABLES | {setting.variable for setting in SETTINGS}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ event loop is never blocked: what waits is awaited, and questions to the
 daemon run in a thread.
 """
 
+# ruff: noqa: ASYNC109 - the arguments are those of the blocking client, timeout among them.
+
 from __future__ import annotations
 
 import asyncio

@@ -34,13 +34,15 @@ class Backlog:
         self._outbox = Outbox()
         self._waiting: deque[Waiter] = deque()
         self._reported: Counter[DropReason] = Counter()
+        self._unreported = 0
         self._said: set[str] = set()
         self._sent_seq = 0
 
     @property
     def empty(self) -> bool:
         """Whether nothing is left to deliver, lost counts included."""
-        return not (self._intake.queue or len(self._outbox) or self._unreported())
+        intake = self._intake
+        return not (intake.queue or len(self._outbox) or self._unreported or intake.news)
 
     @property
     def in_flight(self) -> bool:
@@ -62,7 +64,7 @@ class Backlog:
     def freeze_for_waiters(self) -> None:
         """Freeze all that is queued, so that waiters know which seq to wait for."""
         self._freeze(len(self._intake.queue))
-        if any(waiter.abandoned for waiter in self._waiting):
+        if self._waiting:
             self._waiting = deque(waiter for waiter in self._waiting if not waiter.abandoned)
         waiters = self._intake.waiters
         while waiters:
@@ -73,13 +75,18 @@ class Backlog:
 
     def freeze_to(self, window_bytes: int) -> None:
         """Freeze what the window has room for, and the counts of what was lost."""
+        if self._unreported:
+            self._report_losses()
+        while self._intake.queue and self._outbox.pending_bytes < window_bytes:
+            self._freeze(self._batcher.batch_events)
+
+    def _report_losses(self) -> None:
         for reason in REPORTED:
             lost = self._intake.dropped[reason] - self._reported[reason]
             if lost > 0:
                 self._reported[reason] += lost
                 self._outbox.skip(lost, reason)
-        while self._intake.queue and self._outbox.pending_bytes < window_bytes:
-            self._freeze(self._batcher.batch_events)
+        self._unreported = 0
 
     def _freeze(self, count: int) -> None:
         while count > 0:
@@ -156,19 +163,22 @@ class Backlog:
 
     # What is lost is said, once for each cause, by this thread: never by one that records.
 
-    def say_losses(self, trouble: str) -> None:
-        """Log the first loss of each kind."""
-        for reason, count in self._intake.dropped.items():
+    def notice_losses(self, trouble: str) -> None:
+        """Look at what was dropped since the last time; log the first loss of each kind."""
+        intake = self._intake
+        if not intake.news:
+            return
+        # In this order: a loss after this line is news again.
+        intake.news = False
+        for reason, count in intake.dropped.items():
             if count and reason not in self._said:
                 because = f": {trouble}" if trouble else ""
                 self.warn_once(reason, f"events are {DROP_TEXTS[reason]}{because}")
+        dropped = sum(intake.dropped[reason] for reason in REPORTED)
+        self._unreported = dropped - self._reported.total()
 
     def warn_once(self, topic: str, text: str) -> None:
         """Log a warning, unless one on this topic was logged before."""
         if topic not in self._said:
             self._said.add(topic)
             log.warning("%s", text)
-
-    def _unreported(self) -> bool:
-        dropped = self._intake.dropped
-        return any(dropped[reason] > self._reported[reason] for reason in REPORTED)

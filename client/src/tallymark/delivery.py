@@ -14,13 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tallymark import lifecycle
 from tallymark.errors import DeliveryError, FlushTimeout
-from tallymark.ids import EventIds, uuid7
+from tallymark.ids import event_ids, uuid7
 from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
 from tallymark.sender import Sender
 from tallymark.settings import Settings
@@ -81,7 +80,7 @@ class Delivery:
     def _begin(self) -> None:
         self.producer = uuid7()
         """Names this incarnation; a forked child has another."""
-        self.new_id = EventIds(self.producer).new
+        self.new_id = event_ids(self.producer)
         self._intake = Intake(self._settings.queue_events_max, self._rouse)
         self.put = self._intake.put
         """``put(event) -> bool``: queue an event; False when it was dropped and counted.
@@ -293,9 +292,11 @@ class Delivery:
     def stats(self) -> ClientStats:
         """Counts so far; taken while others record, so they may be off by what is on its way."""
         intake = self._intake
-        counts = {reason: count for reason, count in intake.dropped.items() if count}
+        counts: dict[str, int] = {
+            reason: count for reason, count in intake.dropped.items() if count
+        }
         if self._sender is None:
-            return ClientStats(queued=len(intake.queue), dropped=dict(counts))
+            return ClientStats(queued=len(intake.queue), dropped=counts)
         backlog = self._sender.backlog
         return ClientStats(
             queued=len(intake.queue),
@@ -303,7 +304,7 @@ class Delivery:
             sent=backlog.sent,
             acknowledged=backlog.acknowledged,
             duplicate=backlog.duplicate,
-            dropped=dict(counts),
+            dropped=counts,
             rejected=dict(backlog.rejected),
         )
 

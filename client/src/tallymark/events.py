@@ -48,13 +48,20 @@ SessionStatus = Literal["continue", "error", "complete"]
 
 
 class EventBase(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", dict=False
+    msgspec.Struct,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="type",
+    forbid_unknown_fields=True,
 ):
     """What every event has.
 
     ``event_id`` names this event; the client fills it. ``dedupe_key`` names
     the thing counted: a second event of the project with the same key is a
     duplicate and changes nothing. ``source`` says which program observed it.
+
+    These Structs refuse unknown fields, so that decoding tells when there are
+    some; the daemon then takes the event apart and keeps them.
     """
 
     event_id: Id = ""

@@ -22,21 +22,18 @@ def uuid7(
     return str(uuid.UUID(int=(high << 64) | low))
 
 
-class EventIds:
-    """Ids that no other process gives: ``<prefix>-<number in hex>``.
+def event_ids(producer: str) -> Callable[[], str]:
+    """Gives ids that no other process gives: ``<prefix>-<number>``.
 
     The prefix is the time and 48 random bits of the producer's UUIDv7. A
     counter costs a tenth of a random UUID for each event. Any thread may call
-    ``new``; no number is given twice.
+    what this returns; no number is given twice.
     """
+    digits = producer.replace("-", "")
+    prefix = digits[:12] + digits[-12:]
+    next_number = itertools.count(1).__next__
 
-    __slots__ = ("_next", "prefix")
+    def new_id() -> str:
+        return f"{prefix}-{next_number()}"
 
-    def __init__(self, producer: str) -> None:
-        digits = producer.replace("-", "")
-        self.prefix = digits[:12] + digits[-12:]
-        self._next = itertools.count(1).__next__
-
-    def new(self) -> str:
-        """The next id."""
-        return f"{self.prefix}-{self._next():x}"
+    return new_id

@@ -59,6 +59,7 @@ class Intake:
         "failure",
         "held",
         "limit",
+        "news",
         "over",
         "queue",
         "quiet",
@@ -77,6 +78,8 @@ class Intake:
         self.failure: DeliveryError | None = None
         """Why events that were taken can no longer be delivered."""
         self.limit = events_max
+        self.news = False
+        """Whether something was dropped since the sender last looked."""
         self.dropped: dict[DropReason, int] = dict.fromkeys(DROP_TEXTS, 0)
         self._refusal: DropReason = "queue_full"
         self._rouse = rouse
@@ -136,6 +139,7 @@ class Intake:
         """Count lost events."""
         with self._drop_lock:
             self.dropped[reason] += count
+        self.news = True
 
     def shut(self, reason: DropReason) -> None:
         """Take no event from now on; the reason is what they are counted under."""

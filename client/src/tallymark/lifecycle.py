@@ -38,15 +38,14 @@ def before_threads_start() -> None:
     """
     util = sys.modules.get("multiprocessing.util")
     process = sys.modules.get("multiprocessing.process")
-    global _finalizer_pid
     if util is None or process is None or process.parent_process() is None:
         return
-    if _finalizer_pid != os.getpid():
-        _finalizer_pid = os.getpid()
+    if os.getpid() not in _finalized:
+        _finalized.add(os.getpid())
         util.Finalize(None, _close_all, exitpriority=0)
 
 
-_finalizer_pid = 0
+_finalized: set[int] = set()
 
 
 def _close_all() -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from tallymark.errors import PathError
 
+PROJECT_VARIABLE = "TALLYMARK_PROJECT"
+SOCKET_VARIABLE = "TALLYMARK_SOCKET"
+
 SYSTEM_STATE_DIR = Path("/var/lib/tallymark")
 """State of the system service."""
 
@@ -63,7 +66,7 @@ def socket_candidates(
     The explicit one alone; else ``TALLYMARK_SOCKET`` alone; else the user's
     and then the system's. Raises ``PathError`` for a chosen path that is too long.
     """
-    chosen = os.fspath(explicit) if explicit is not None else env.get("TALLYMARK_SOCKET", "")
+    chosen = os.fspath(explicit) if explicit is not None else env.get(SOCKET_VARIABLE, "")
     if chosen:
         return [check_socket_path(Path(chosen).expanduser().absolute())]
     return [socket_path(state_dir(env)), SYSTEM_SOCKET]
@@ -76,8 +79,8 @@ def default_project(explicit: str | None, env: Mapping[str, str], cwd: Path | No
     """
     if explicit:
         return explicit
-    if env.get("TALLYMARK_PROJECT"):
-        return env["TALLYMARK_PROJECT"]
+    if env.get(PROJECT_VARIABLE):
+        return env[PROJECT_VARIABLE]
     return project_of_directory(cwd) if cwd is not None else UNNAMED_PROJECT
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import msgspec
 
@@ -31,7 +31,6 @@ from tallymark.events import (
 )
 from tallymark.paths import default_project, socket_candidates
 from tallymark.questions import CLIENT_NAME
-from tallymark.runs import Run
 from tallymark.settings import Settings, check_name, is_disabled
 from tallymark.texts import clean
 
@@ -62,7 +61,8 @@ class Recorder:
         self._cwd = clean(cwd if cwd is not None else "")
         self._host = clean(os.uname().nodename)
         self._env_session = clean(env.get("TALLYMARK_SESSION_ID"), ID_CHARS_MAX)
-        self._env_parent = clean(env.get("TALLYMARK_PARENT_RUN_ID"), ID_CHARS_MAX)
+        self.outer_run_id = clean(env.get("TALLYMARK_PARENT_RUN_ID"), ID_CHARS_MAX)
+        """The run that this process was started by; empty when by none."""
         self._session_id = ""
         self._session_by = ""
         self._session_gate = threading.Lock()
@@ -84,27 +84,28 @@ class Recorder:
         if isinstance(event, EventBase):
             if not event.event_id or event.at is None or self.source:
                 event = self._completed(event)
-        elif isinstance(event, Mapping) and isinstance(event.get("type"), str):
-            event = self._completed_mapping(event)
-        else:
-            self.delivery.drop("not_an_event")
-            self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
-            return False
-        return self.put(cast(Event, event))
+            return self.delivery.put(event) or self._not_taken()
+        if _is_mapping_of_event(event):
+            return self.put(self._completed_mapping(event))
+        self.delivery.drop("not_an_event")
+        self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
+        return False
 
-    def put(self, event: Event | Mapping[str, Any]) -> bool:
+    def put(self, event: EventBase | Mapping[str, Any]) -> bool:
         """Queue an event that needs nothing more."""
         if self.disabled:
             return False
-        if self.delivery.put(event):
-            return True
+        return self.delivery.put(event) or self._not_taken()
+
+    def _not_taken(self) -> bool:
         if self.delivery.closed:
             self.ignore("closed", "tallymark cannot record: the client is closed")
         return False
 
     def _completed(self, event: EventBase) -> EventBase:
         """A copy with what is absent filled in; the caller's stays as it is."""
-        event = event.__copy__()
+        # copy.copy takes twice as long; msgspec's stubs leave the method out.
+        event = event.__copy__()  # type: ignore[attr-defined]
         if not event.event_id:
             run_id = event.run_id if isinstance(event, RunEnd) else ""
             event.event_id = run_id or self.delivery.new_id()
@@ -128,7 +129,7 @@ class Recorder:
 
     def check_event(self, event: object) -> None:
         """Raises ``UsageError`` for what could only be dropped."""
-        if not isinstance(event, EventBase | Mapping):
+        if not isinstance(event, EventBase) and not _is_mapping_of_event(event):
             raise UsageError(f"cannot record a {type(event).__name__}: not an event")
         try:
             size = len(msgspec.msgpack.encode(event))
@@ -201,7 +202,7 @@ class Recorder:
             self._session_by = ""
             self.emit(SessionEnd(session_id=self._session_id))
 
-    # Runs; see ``runs.Recording``.
+    # For runs; see ``recording``.
 
     @property
     def incarnation(self) -> str:
@@ -214,15 +215,8 @@ class Recorder:
     def new_id(self) -> str:
         return self.delivery.new_id()
 
-    def session_for(self, given: str | None, parent: Run | None) -> str:
-        if given:
-            return given
-        if parent is not None and parent.belongs_to(self):
-            return parent.session_id
+    def default_session(self) -> str:
         return self._env_session or self._own_session()
-
-    def parent_for(self, parent: Run | None) -> str:
-        return self._env_parent if parent is None else parent.run_id
 
     def environment_for(self, session_id: str, run_id: str) -> dict[str, str]:
         found = {
@@ -248,6 +242,10 @@ class Recorder:
     def stats(self) -> ClientStats:
         """Counts so far."""
         return msgspec.structs.replace(self.delivery.stats(), ignored=dict(self._ignored))
+
+
+def _is_mapping_of_event(event: object) -> bool:
+    return isinstance(event, Mapping) and isinstance(event.get("type"), str)
 
 
 def _working_directory() -> Path | None:

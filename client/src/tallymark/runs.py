@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_args
+from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 import msgspec
 
@@ -23,11 +23,11 @@ from tallymark.events import (
     COST_USD_MAX,
     ID_CHARS_MAX,
     TOKENS_MAX,
-    Event,
     RunEnd,
     RunStart,
     RunStatus,
 )
+from tallymark.recording import Recording
 from tallymark.texts import clean, describe
 from tallymark.usage import is_count, read_usage
 
@@ -51,40 +51,6 @@ _current: ContextVar[Run | None] = ContextVar("tallymark_run", default=None)
 def current_run() -> Run | None:
     """The innermost run that is open in this context; None outside of any."""
     return _current.get()
-
-
-class Recording(Protocol):
-    """What a run needs of its client."""
-
-    @property
-    def incarnation(self) -> str:
-        """Names this client in this process; another after a fork."""
-
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """Working directory when the client was made, host, process id."""
-
-    @property
-    def source(self) -> str:
-        """The program that records."""
-
-    def new_id(self) -> str:
-        """An id that nothing else has."""
-
-    def session_for(self, given: str | None, parent: Run | None) -> str:
-        """The session that a run belongs to."""
-
-    def parent_for(self, parent: Run | None) -> str:
-        """The id of the run that a run was started by; empty when by none."""
-
-    def environment_for(self, session_id: str, run_id: str) -> dict[str, str]:
-        """What a child process needs to record into the same place."""
-
-    def put(self, event: Event) -> bool:
-        """Queue an event that needs nothing more."""
-
-    def ignore(self, topic: str, message: str) -> None:
-        """Count what was not understood, and log it the first time."""
 
 
 class Run:
@@ -190,8 +156,7 @@ class Run:
 
     def add_cost(self, usd: float) -> None:
         """Add to the run's cost in US dollars. Without any the daemon computes it."""
-        known = isinstance(usd, int | float) and not isinstance(usd, bool)
-        if not known or not 0 <= usd <= COST_USD_MAX:
+        if not is_dollars(usd):
             self._recording.ignore(
                 "cost", f"tallymark ignored add_cost: dollars are 0 to {COST_USD_MAX:g}"
             )
@@ -200,7 +165,7 @@ class Run:
 
     def add_artifact(self, artifact: str) -> None:
         """Add something the run made, as ``kind:value``: ``commit:abc123``, ``pr:#42``."""
-        text = clean(artifact) if isinstance(artifact, str) else ""
+        text = clean(artifact)
         fits = self._artifact_chars + len(text) <= ARTIFACT_CHARS_MAX
         if not text or not fits or len(self._artifacts) >= ARTIFACTS_MAX:
             self._recording.ignore(
@@ -227,10 +192,6 @@ class Run:
         if self._status in ("", "success"):
             self._status = "error"
 
-    def belongs_to(self, recording: Recording) -> bool:
-        """Whether this client made the run."""
-        return self._recording is recording
-
     def environment(self) -> dict[str, str]:
         """Variables to add to a child's environment, so that its runs belong to this one."""
         return self._recording.environment_for(self.session_id, self.run_id)
@@ -246,8 +207,8 @@ class Run:
         recording = self._recording
         parent = _current.get()
         self._incarnation = recording.incarnation
-        self._parent_run_id = recording.parent_for(parent)
-        self.session_id = recording.session_for(self._given_session, parent)
+        self._parent_run_id = recording.outer_run_id if parent is None else parent.run_id
+        self.session_id = self._given_session or self._session_within(parent)
         self._began = time.perf_counter()
         self._started_at = datetime.now(UTC)
         self._token: Token[Run | None] = _current.set(self)
@@ -319,6 +280,11 @@ class Run:
             announce=self._announce,
         )
 
+    def _session_within(self, parent: Run | None) -> str:
+        if parent is not None and parent._recording is self._recording:
+            return parent.session_id
+        return self._recording.default_session()
+
     # Its events.
 
     def _start_event(self) -> RunStart:
@@ -388,11 +354,12 @@ class Run:
         if not attrs:
             return None
         try:
+            attrs = dict(attrs)
             fits = len(msgspec.msgpack.encode(attrs)) <= ATTRS_BYTES_MAX
         # They are the caller's: encoding them may fail in any way.
         except Exception:  # noqa: BLE001
             fits = False
-        if isinstance(attrs, dict) and fits:
+        if fits:
             return attrs
         self._recording.ignore(
             "attrs",
@@ -400,6 +367,12 @@ class Run:
             f"{ATTRS_BYTES_MAX} bytes encoded, is right",
         )
         return None
+
+
+def is_dollars(value: object) -> bool:
+    """Whether a value can be a cost. NaN is none."""
+    number = value if isinstance(value, int | float) and type(value) is not bool else -1
+    return 0 <= number <= COST_USD_MAX
 
 
 def _is_clean_exit(error: BaseException) -> bool:

@@ -107,6 +107,7 @@ class Sender:
         self._hold_until: float | None = None
         self._stop_by: float | None = None
         self._hurried = False
+        self._woken = False
 
     # For other threads.
 
@@ -133,7 +134,7 @@ class Sender:
             while self._turn():
                 pass
         # Whatever it is, the agent must go on; what is lost is counted.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             log.exception("cannot deliver any more: tallymark's sender failed")
             self._intake.failure = DeliveryError(f"cannot deliver: the sender failed: {error}")
             self.backlog.abandon("failed")
@@ -141,15 +142,29 @@ class Sender:
             self._end()
 
     def _turn(self) -> bool:
-        now = self._clock()
-        self._collect(now)
-        if self._stop_by is not None and self._finished(now, self._stop_by):
-            return False
-        self._link_up(now)
-        self._push(now)
-        self._check(now)
-        self._take_in(self._wait())
+        seconds = None
+        if not self._at_rest:
+            now = self._clock()
+            self._collect(now)
+            if self._stop_by is not None and self._finished(now, self._stop_by):
+                return False
+            if self._link is None:
+                self._link_up(now)
+            self._push(now)
+            self._check(now)
+            seconds = self._pause()
+        self._take_in(self._sleep() if seconds is None else self._wait(seconds))
         return not self._refused
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether nothing is to be done until somebody records or the daemon speaks."""
+        return (
+            self._stop_by is None
+            and self.backlog.empty
+            and not self._intake.waiters
+            and (self._link is None or self._link.open)
+        )
 
     def _finished(self, now: float, stop_by: float) -> bool:
         if not self._hurried:
@@ -177,7 +192,7 @@ class Sender:
     # Collect, link up, push.
 
     def _collect(self, now: float) -> None:
-        self.backlog.say_losses(self.trouble)
+        self.backlog.notice_losses(self.trouble)
         if self._intake.waiters:
             self.backlog.freeze_for_waiters()
         link = self._link
@@ -188,7 +203,7 @@ class Sender:
             self.backlog.freeze_to(link.window_bytes)
 
     def _link_up(self, now: float) -> None:
-        if self._link is not None or now < self._retry_at or self.backlog.empty:
+        if now < self._retry_at or self.backlog.empty:
             return
         try:
             transport = Transport.connect(self._paths)
@@ -240,35 +255,44 @@ class Sender:
                 "it is stopped or busy"
             )
 
-    def _wait(self) -> int:
-        seconds = self._pause()
-        if seconds is not None:
-            return self._poller.wait(seconds)
+    def _wait(self, seconds: float) -> int:
+        self._clear_wakes()
+        # A waiter that came after the last look may have found a wake-up already given.
+        return self._poller.wait(0.0 if self._intake.waiters else seconds)
+
+    def _sleep(self) -> int:
+        """Wait until woken. Recording threads wake a sender that is quiet, and no other."""
+        self._clear_wakes()
         intake = self._intake
         intake.quiet = True
-        # What came just before this saw a sender that was awake, and did not wake it.
-        missed = bool(intake.queue or intake.waiters) or self._stop_by is not None
-        found = self._poller.wait(0.0 if missed else None)
+        # What came just before this saw a sender that was awake.
+        found = self._poller.wait(None if self._at_rest else 0.0)
         intake.quiet = False
         self._tick_at = self._clock() + self._settings.linger_seconds
         return found
 
+    def _clear_wakes(self) -> None:
+        """After the work they were for: somebody may be waiting for that."""
+        if self._woken:
+            self._woken = False
+            self._poller.clear()
+
     def _pause(self) -> float | None:
         """Seconds until something must be done; None when only others can bring work."""
-        due = [] if self._stop_by is None else [self._stop_by]
         link = self._link
         if link is not None and not link.open:
-            due.append(link.welcome_by)
-        elif not self.backlog.empty:
-            if link is None:
-                due.append(self._retry_at)
-            elif self._hold_until is not None:
-                due.append(self._hold_until)
-            else:
-                due.append(self._tick_at)
-                if self.backlog.in_flight:
-                    due.append(self._ack_by)
-        return max(0.0, min(due) - self._clock()) if due else None
+            due = link.welcome_by
+        elif self.backlog.empty:
+            return None
+        elif link is None:
+            due = self._retry_at
+        elif self._hold_until is not None:
+            due = self._hold_until
+        else:
+            due = min(self._tick_at, self._ack_by) if self.backlog.in_flight else self._tick_at
+        if self._stop_by is not None:
+            due = min(due, self._stop_by)
+        return max(0.0, due - self._clock())
 
     def _take_in(self, found: int) -> None:
         link = self._link
@@ -283,7 +307,7 @@ class Sender:
         except OSError as error:
             self._lose(_broken(error))
         if found & WOKEN:
-            self._poller.clear()
+            self._woken = True
 
     def _receive(self, link: _Link) -> None:
         data = link.transport.receive()

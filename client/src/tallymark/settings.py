@@ -71,7 +71,7 @@ def check_name(name: str, value: object) -> str:
     )
     if wrong or not isinstance(value, str):
         raise SettingError(
-            f"cannot use {name}={value!r}: printable text of 1 to {ID_CHARS_MAX} characters is right"
+            f"cannot use {name}={value!r}: 1 to {ID_CHARS_MAX} printable characters are right"
         )
     return value
 

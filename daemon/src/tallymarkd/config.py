@@ -27,8 +27,9 @@ from tallymarkd.setting import GIB, KIB, MIB, PREFIX, About, Setting
 
 CONFIG_VARIABLE: Final = "TALLYMARK_CONFIG"
 
-CLIENT_VARIABLES: Final = frozenset(
+OTHER_VARIABLES: Final = frozenset(
     {
+        "TALLYMARK_CI",
         "TALLYMARK_DISABLED",
         "TALLYMARK_PARENT_RUN_ID",
         "TALLYMARK_PROJECT",
@@ -36,7 +37,7 @@ CLIENT_VARIABLES: Final = frozenset(
         "TALLYMARK_SPOOL_DIR",
     }
 )
-"""Variables of the client library, which a daemon may well find around it."""
+"""Variables of the client library and of the tests, which a daemon may find around it."""
 
 
 def _about(
@@ -240,7 +241,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 def _refuse_unknown_variables(env: Mapping[str, str]) -> None:
     """A misspelt variable must not pass for one that was obeyed."""
-    known = {setting.variable for setting in SETTINGS} | CLIENT_VARIABLES | {CONFIG_VARIABLE}
+    known = {setting.variable for setting in SETTINGS} | OTHER_VARIABLES | {CONFIG_VARIABLE}
     ours = sorted(name for name in env if name.startswith(PREFIX))
     _refuse_unknown(ours, known, lambda name: f"variable {name}")
 

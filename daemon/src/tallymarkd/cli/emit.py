@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from tallymark.ids import uuid7
 from tallymark.settings import is_disabled
 from tallymarkd.cli.event_options import event_of, event_of_line, event_options
 from tallymarkd.cli.output import count, print_json, say
@@ -70,7 +71,7 @@ def command(
 
 
 def _emit_one(place: Place, recorder: Recorder, event: dict[str, Any]) -> int:
-    _name(event, recorder)
+    event.setdefault("event_id", event.get("run_id") or uuid7())
     recorder.put(event)
     try:
         recorder.settle()
@@ -86,11 +87,6 @@ def _emit_one(place: Place, recorder: Recorder, event: dict[str, Any]) -> int:
     if outcome.refused:
         raise NotRecorded(f"cannot record the event: tallymarkd rejected it: {_codes(outcome)}")
     return 0
-
-
-def _name(event: dict[str, Any], recorder: Recorder) -> None:
-    """An event's id; that of a finished run is its run's."""
-    event.setdefault("event_id", event.get("run_id") or recorder.new_id())
 
 
 def _not_recorded(recorder: Recorder, event: dict[str, Any], cause: str) -> str:
@@ -117,12 +113,11 @@ def _emit_lines(place: Place, recorder: Recorder) -> int:
         for number, line in _lines():
             read += 1
             try:
-                event = event_of_line(line, datetime.now(UTC))
+                event = event_of_line(line)
             except ValueError as error:
                 unusable["unusable_line"] += 1
                 _tell_line(number, error, unusable.total())
                 continue
-            _name(event, recorder)
             recorder.put(event)
         recorder.settle()
     except NotRecorded as error:

@@ -108,7 +108,7 @@ def event_of(given: Mapping[str, Any], env: Mapping[str, str], now: datetime) ->
     return {"at": now, **event}
 
 
-def event_of_line(line: bytes, now: datetime) -> dict[str, Any]:
+def event_of_line(line: bytes) -> dict[str, Any]:
     """The event in a line of JSON, as plain values. Raises ``ValueError`` with the fault.
 
     Fields and types that are not known here pass as they are.
@@ -124,7 +124,7 @@ def event_of_line(line: bytes, now: datetime) -> dict[str, Any]:
         raise ValueError("it has no type, as in " + '"type": "run.end"')
     if kind in EVENT_TYPES:
         check_fields(kind, fields, strict=True)
-    return {"at": now, **fields, "type": kind}
+    return {**fields, "type": kind}
 
 
 def check_fields(kind: str, fields: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:

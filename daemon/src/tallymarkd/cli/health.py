@@ -9,7 +9,7 @@ from tallymark.protocol.messages import HealthReport, Reason
 from tallymarkd.cli.asking import ask_health
 from tallymarkd.cli.output import print_json
 from tallymarkd.cli.place import Place, json_option, with_place
-from tallymarkd.text import one_line
+from tallymarkd.cli.report import as_dict, print_reasons
 
 EXIT_CODES = {"ok": 0, "degraded": 1, "failing": 2}
 
@@ -30,8 +30,6 @@ def command(place: Place, deep: bool) -> int:
     except DeliveryError as error:
         answer = unreachable(str(error))
     if place.as_json:
-        from tallymarkd.cli.status import as_dict
-
         print_json(as_dict(answer))
     else:
         click.echo(answer.status)
@@ -47,11 +45,3 @@ def unreachable(cause: str) -> HealthReport:
         remedy="start tallymarkd, or say with --socket or TALLYMARK_SOCKET where it listens",
     )
     return HealthReport(id=0, status="failing", reasons=[reason])
-
-
-def print_reasons(answer: HealthReport) -> None:
-    """Each reason with its remedy, if there are any."""
-    for reason in answer.reasons:
-        click.echo(f"  {reason.code}: {one_line(reason.message)}")
-        if reason.remedy:
-            click.echo(f"    {one_line(reason.remedy)}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import click
 
 from tallymark import paths
-from tallymark.errors import DeliveryError
-from tallymark.events import Event, RunEnd, Usage
+from tallymark.errors import DeliveryError, UsageError
+from tallymark.events import Event, Usage
+from tallymark.settings import is_disabled
 from tallymarkd.cli.asking import ask_health
 from tallymarkd.cli.import_result import Costs, print_result, result_as_dict
 from tallymarkd.cli.output import print_json
@@ -18,6 +21,7 @@ from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
 from tallymarkd.sources.claude_code import (
+    SOURCE,
     ImportPlan,
     find_transcripts,
     read_transcripts,
@@ -60,6 +64,8 @@ def command(
     being written waits for the next import.
     """
     files = find_transcripts(path, place.env)
+    if is_disabled(place.env):
+        raise UsageError(f"cannot import {SOURCE_TEXT}: TALLYMARK_DISABLED is set")
     try:
         ask_health(place)
     except DeliveryError as error:
@@ -68,7 +74,7 @@ def command(
         plan = read_transcripts(
             files,
             now=datetime.now(UTC),
-            project=project or place.env.get(paths.PROJECT_VARIABLE) or None,
+            project=project or place.env.get("TALLYMARK_PROJECT") or None,
             project_of=lambda directory: paths.project_of_directory(Path(directory)),
             on_progress=progress.advance,
         )
@@ -93,10 +99,10 @@ def record(
     """Hand every event over, each project's from a producer of its own."""
     outcome = Outcome()
     for project, events in by_project(plan.events()):
-        with Recorder(place, project, timeout_seconds) as recorder:
+        with Recorder(place, project, timeout_seconds, source=SOURCE) as recorder:
             try:
                 for event in events:
-                    if isinstance(event, Usage | RunEnd):
+                    if isinstance(event, Usage):
                         costs.add(event)
                     recorder.put(event)
                     on_progress(1)
@@ -114,8 +120,5 @@ def by_project(
     events: Iterable[tuple[str, Event]],
 ) -> Iterable[tuple[str, Iterable[Event]]]:
     """Events that stand in order of project, cut where the project changes."""
-    from itertools import groupby
-    from operator import itemgetter
-
     for project, group in groupby(events, key=itemgetter(0)):
         yield project, (event for _, event in group)

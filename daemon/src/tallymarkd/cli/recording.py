@@ -7,10 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tallymark.delivery import Delivery
+from tallymark import Client
 from tallymark.errors import DeliveryError, FlushTimeout, TallymarkError
-from tallymark.settings import Settings
-from tallymarkd.cli.asking import CLIENT, ask_health
+from tallymarkd.cli.asking import ask_health
 from tallymarkd.cli.place import Place
 
 PENDING_EVENTS_MAX = 2000
@@ -25,7 +24,7 @@ class NotRecorded(TallymarkError):
 
 @dataclass
 class Outcome:
-    """What became of events; ``unknown`` are durable, but nobody said as what."""
+    """What became of events."""
 
     stored: int = 0
     duplicate: int = 0
@@ -54,33 +53,35 @@ class Outcome:
 class Recorder:
     """One producer for one project. Use it in a ``with`` block."""
 
-    def __init__(self, place: Place, project: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, place: Place, project: str, timeout_seconds: float, *, source: str = ""
+    ) -> None:
         # What it logs is told by the command, in its own words.
         log = logging.getLogger("tallymark")
         log.addHandler(logging.NullHandler())
         log.propagate = False
-        self.project = project
+        sockets = place.sockets()
         self._place = place
         self._timeout_seconds = timeout_seconds
-        self._delivery = Delivery(
-            place.sockets(),
-            project=project,
-            client=CLIENT,
-            settings=Settings(queue_events_max=2 * PENDING_EVENTS_MAX),
+        self._client = Client(
+            project,
+            # Several are the user's and the system's, which the client knows itself.
+            socket=sockets[0] if len(sockets) == 1 else None,
+            source=source,
+            queue_events_max=2 * PENDING_EVENTS_MAX,
         )
         self._since_flush = 0
-        self.new_id = self._delivery.new_id
 
     def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, *exc: object) -> None:
         # What was not settled is given up: the command has said so, or is about to.
-        self._delivery.close(GOODBYE_TIMEOUT_SECONDS if exc[0] is None else 0.0)
+        self._client.close(GOODBYE_TIMEOUT_SECONDS if exc[0] is None else 0.0)
 
     def put(self, event: Any) -> None:
         """Hand over one event; waits when much is on its way. Raises ``NotRecorded``."""
-        self._delivery.put(event)
+        self._client.emit(event)
         self._since_flush += 1
         if self._since_flush >= PENDING_EVENTS_MAX:
             self.settle()
@@ -89,7 +90,7 @@ class Recorder:
         """Wait until all is durable. Raises ``NotRecorded`` with the cause."""
         self._since_flush = 0
         try:
-            self._delivery.flush(self._timeout_seconds)
+            self._client.flush(self._timeout_seconds)
         except FlushTimeout:
             raise NotRecorded(self._trouble()) from None
         except DeliveryError as error:
@@ -106,13 +107,18 @@ class Recorder:
         return f"tallymarkd is {answer.status}: {told}"
 
     @property
+    def project(self) -> str:
+        """What the events are recorded for."""
+        return self._client.project
+
+    @property
     def sent(self) -> int:
         """Events that have left this process, whether or not they arrived."""
-        return self._delivery.stats().sent
+        return self._client.stats().sent
 
     def outcome(self) -> Outcome:
         """What became of the events so far."""
-        stats = self._delivery.stats()
+        stats = self._client.stats()
         rejected = Counter(stats.rejected)
         rejected.update(stats.dropped)
         durable = stats.acknowledged - stats.duplicate - sum(stats.rejected.values())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from tallymark.errors import DeliveryError
 from tallymark.protocol.messages import HealthReport
 from tallymarkd.cli.asking import ask_health
-from tallymarkd.cli.health import print_reasons
 from tallymarkd.cli.output import NOTHING, count, local, print_json, size, span
 from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.report import as_dict, print_reasons
 from tallymarkd.text import one_line
 
 WIDTH = 13
@@ -37,11 +35,6 @@ def command(place: Place) -> int:
         return 0
     show_status(answer)
     return 0
-
-
-def as_dict(answer: HealthReport) -> dict[str, Any]:
-    """Status, reasons and the report's own fields, in one object."""
-    return {"status": answer.status, "reasons": answer.reasons, **answer.report}
 
 
 def show_status(answer: HealthReport) -> None:

@@ -178,6 +178,7 @@ class _Work:
         self.entry = entry
         self.events: list[Event | OtherEvent | None]
         self.faults: list[Fault] = []
+        self._extras: dict[int, dict[str, Any]] = {}
         self._verdicts = bytearray()
         raws: list[msgspec.Raw] | None = None
         size = len(memoryview(entry.events))
@@ -202,19 +203,24 @@ class _Work:
                             f"{_length(raw)} bytes; at most {EVENT_BYTES_MAX} are allowed")  # fmt: skip
                 continue
             try:
-                self.events[index] = decode_event(raw)
-            except (msgspec.MsgspecError, RecursionError) as error:
+                self._decode(index, raw)
+            except msgspec.MsgspecError as error:
                 self._mend(index, raw, str(error), changed)
         if changed:
             parts = [changed.get(index, raw) for index, raw in enumerate(raws)]
             self.entry.events = msgspec.Raw(_array(parts))
             self.entry.cut = sorted(changed)
 
+    def _decode(self, index: int, raw: bytes | msgspec.Raw) -> None:
+        self.events[index], extra = decode_event(raw)
+        if extra:
+            self._extras[index] = extra
+
     def _mend(self, index: int, raw: msgspec.Raw, reason: str, changed: dict[int, bytes]) -> None:
         """Cut texts that are too long, and try again; else refuse by name."""
         try:
             fields = _fields_decoder.decode(raw)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             self.refuse(index, Verdict.MALFORMED, str(error))
             return
         for name in ID_FIELDS:
@@ -229,7 +235,7 @@ class _Work:
             return
         encoded = _encoder.encode(fields)
         try:
-            self.events[index] = decode_event(encoded)
+            self._decode(index, encoded)
             changed[index] = encoded
         except msgspec.MsgspecError as error:
             self.refuse(index, Verdict.INVALID_FIELD, str(error))
@@ -256,6 +262,7 @@ class _Work:
             verdicts=entry.verdicts,
             ids=entry.ids,
             costs=entry.costs,
+            extras=self._extras,
         )
         return Decision(entry, batch, [key for _, key in keys], self.faults)
 

@@ -80,9 +80,10 @@ class OtherEvent(msgspec.Struct):
 
 
 class Batch:
-    """A decoded entry, ready to apply. ``events`` holds None for what was not stored."""
+    """A decoded entry, ready to apply. ``events`` holds None for what was not stored,
+    ``extras`` the fields that are not known, by the event's index."""
 
-    __slots__ = ("costs", "events", "ids", "received_at", "verdicts")
+    __slots__ = ("costs", "events", "extras", "ids", "received_at", "verdicts")
 
     def __init__(
         self,
@@ -92,12 +93,14 @@ class Batch:
         verdicts: bytes = b"",
         ids: dict[int, str] | None = None,
         costs: dict[int, Cost] | None = None,
+        extras: dict[int, dict[str, Any]] | None = None,
     ) -> None:
         self.events = events
         self.received_at = received_at
         self.verdicts = verdicts
         self.ids = ids or {}
         self.costs = costs or {}
+        self.extras = extras if extras is not None else {}
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -105,6 +108,9 @@ _entry_decoder = msgspec.msgpack.Decoder(Entry)
 _events_decoder = msgspec.msgpack.Decoder(list[Event])
 _raws_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _map_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+_field_names = {
+    name: frozenset((*kind.__struct_fields__, "type")) for name, kind in EVENT_TYPES.items()
+}
 _type_decoders: dict[str, msgspec.msgpack.Decoder[Event]] = {
     name: msgspec.msgpack.Decoder(kind) for name, kind in EVENT_TYPES.items()
 }
@@ -130,19 +136,29 @@ def decode_events(events: bytes | memoryview | msgspec.Raw) -> list[Event]:
     return _events_decoder.decode(events)
 
 
-def decode_event(raw: bytes | memoryview | msgspec.Raw) -> Event | OtherEvent:
-    """One event, of whatever type. Raises ``msgspec.MsgspecError``."""
+def decode_event(
+    raw: bytes | memoryview | msgspec.Raw,
+) -> tuple[Event | OtherEvent, dict[str, Any]]:
+    """One event, of whatever type, and its fields that are not known.
+
+    Raises ``msgspec.MsgspecError``.
+    """
     try:
         fields = _map_decoder.decode(raw)
-    except RecursionError:
-        raise msgspec.DecodeError("nested too deeply") from None
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError(str(error)) from None
     kind = fields.get("type")
     if not isinstance(kind, str) or not kind:
         raise msgspec.ValidationError("Object missing required field `type`")
-    decoder = _type_decoders.get(kind)
-    if decoder is None:
-        return OtherEvent(kind, fields)
-    return decoder.decode(raw)
+    known = EVENT_TYPES.get(kind)
+    if known is None:
+        return OtherEvent(kind, fields), {}
+    names = _field_names[kind]
+    extra = {name: value for name, value in fields.items() if name not in names}
+    if not extra:
+        return _type_decoders[kind].decode(raw), {}
+    kept = {name: value for name, value in fields.items() if name in names}
+    return msgspec.convert(kept, known), extra
 
 
 def open_entry(entry: Entry) -> Batch:
@@ -152,31 +168,31 @@ def open_entry(entry: Entry) -> Batch:
     is None and counted by ``apply`` as it would have been then.
     """
     received_at = datetime.fromtimestamp(entry.received_ns / 1e9, UTC)
-    events: list[Event | OtherEvent | None]
     if not entry.verdicts:
         try:
-            events = list(decode_events(entry.events))
+            events: list[Event | OtherEvent | None] = list(decode_events(entry.events))
+            return Batch(events, received_at=received_at, ids=entry.ids, costs=entry.costs)
         except (msgspec.MsgspecError, RecursionError):
-            events = _decode_stored(entry)
-    else:
-        events = _decode_stored(entry)
-    return Batch(
-        events,
+            pass
+    batch = Batch(
+        [],
         received_at=received_at,
         verdicts=entry.verdicts,
         ids=entry.ids,
         costs=entry.costs,
     )
+    _decode_stored(entry, batch)
+    return batch
 
 
-def _decode_stored(entry: Entry) -> list[Event | OtherEvent | None]:
-    found: list[Event | OtherEvent | None] = []
+def _decode_stored(entry: Entry, batch: Batch) -> None:
     for index, raw in enumerate(split_events(entry.events)):
+        batch.events.append(None)
         if entry.verdicts and entry.verdicts[index] != Verdict.STORED:
-            found.append(None)
             continue
         try:
-            found.append(decode_event(raw))
+            batch.events[index], extra = decode_event(raw)
         except msgspec.MsgspecError:
-            found.append(None)
-    return found
+            continue
+        if extra:
+            batch.extras[index] = extra

@@ -40,7 +40,6 @@ from tallymark.events import (
     SessionStart,
     Usage,
 )
-
 from tallymarkd.sources.claude_items import MAIN, Faults, Thread, join_artifacts
 from tallymarkd.sources.claude_lines import TokenCount
 from tallymarkd.sources.claude_report import ImportReport, SessionReport
@@ -198,9 +197,7 @@ class ImportPlan:
 class _SessionPlan:
     """What one session gives. Decided when made; the events are built on demand."""
 
-    def __init__(
-        self, history: History, session: Session, names: list[str], project: str
-    ) -> None:
+    def __init__(self, history: History, session: Session, names: list[str], project: str) -> None:
         self._history = history
         self._session = session
         self.session_id = session.session_id

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
-from tallymark.events import ARTIFACTS_MAX
 
+from tallymark.events import ARTIFACTS_MAX
 from tallymarkd.sources.claude_lines import TokenCount
 
-ARTIFACTS_BYTES_MAX = 32 * 1024
+ARTIFACTS_BYTES_MAX = 24 * 1024
 """Most artifact text of one response or run, so that its event stays well below 64 KiB."""
 
 MAIN = ""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
+
 from tallymark.events import TEXT_CHARS_MAX
 
 RESPONSE_TOKENS_MAX = 10**10
@@ -30,6 +31,11 @@ KNOWN_KINDS = frozenset(
     " bridge-session teleported-from cost-state".split()
 )
 """Kinds of line that are understood, or known to carry nothing that is counted."""
+
+LABEL_CHARS_MAX = 500
+ERROR_CHARS_MAX = 2000
+"""Longest branch or model, and longest error: with a path and artifacts of the
+greatest length they fit in one event."""
 
 _OUTPUT_TAGS = tuple(
     b'"<' + tag
@@ -259,9 +265,9 @@ def name_of(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= NAME_CHARS_MAX else ""
 
 
-def text_of(value: object) -> str:
-    """A field as text within the limit of an event's text."""
-    return value[:TEXT_CHARS_MAX] if isinstance(value, str) else ""
+def text_of(value: object, chars_max: int = TEXT_CHARS_MAX) -> str:
+    """A field as text, cut to a limit; nothing when it is no text."""
+    return value[:chars_max] if isinstance(value, str) else ""
 
 
 def time_of(value: object) -> datetime | None:

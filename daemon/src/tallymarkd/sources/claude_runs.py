@@ -5,7 +5,7 @@ under the old session id or a new one, and one session may stand in two files.
 So nothing is decided file by file:
 
 1. Threads are put together by session; a session in two files is one.
-2. Sessions are ranked, the original before its copies. A response belongs to
+2. Sessions are put in order, the original before its copies. A response belongs to
    the first session that has it; what is counted is the copy that goes
    furthest.
 3. A turn (prompt to last response) is a run, named by its first response. A
@@ -50,7 +50,6 @@ class Turn:
         self.prompted_at = prompted_at
         self.responses: list[Response] = []
         self.mark = ""
-        self.finished = False
 
     def add(self, response: Response) -> None:
         """Take in the next response; what was said of the turn before is past."""
@@ -152,35 +151,32 @@ class History:
 
     def settle(self) -> None:
         """Decide whose every response is. To be called once, after the last ``add``."""
-        for session in sorted(self.sessions.values(), key=self._rank):
+        for session in self._originals_first():
             for agent in sorted(session.threads, key=lambda agent: (agent != MAIN, agent)):
                 items = merge_items(session.threads[agent])
-                written = agent in session.written
-                turns = (
-                    split_turns(items, written=written)
-                    if agent == MAIN
-                    else whole_thread(items, written=written)
-                )
-                for turn in turns:
+                for turn in split_turns(items) if agent == MAIN else whole_thread(items):
                     self._place(turn, session, agent)
             session.threads.clear()
 
-    def _rank(self, session: Session) -> tuple[int, datetime, str]:
-        """Orders a session before those that continue it.
+    def _originals_first(self) -> list[Session]:
+        """The sessions, each after those that it continues.
 
         A copy says whose it is, in newer versions; else it was the later one to
         end. (A silent copy of a session that goes on for longer than the copy
         takes what both have. The totals are the same.)
         """
-        depth = 0
-        seen = {session.session_id}
-        origin = session.span.continues
-        while origin and origin not in seen:
-            depth += 1
-            seen.add(origin)
-            found = self.sessions.get(origin)
-            origin = found.span.continues if found else ""
-        return (depth, session.span.last, session.session_id)
+        ordered: list[Session] = []
+        placed: set[str] = set()
+        by_end = sorted(self.sessions.values(), key=lambda one: (one.span.last, one.session_id))
+        for session in by_end:
+            chain: list[Session] = []
+            origin: Session | None = session
+            while origin is not None and origin.session_id not in placed:
+                placed.add(origin.session_id)
+                chain.append(origin)
+                origin = self.sessions.get(origin.span.continues)
+            ordered += reversed(chain)
+        return ordered
 
     def _place(self, turn: Turn, session: Session, agent: str) -> None:
         turn.responses = [self.responses[response.name] for response in turn.responses]
@@ -208,9 +204,7 @@ class History:
 
     def is_finished(self, run: Run) -> bool:
         """Whether the run's end has been written, in every copy of it."""
-        return all(turn.finished for turn in run.turns) and not any(
-            name in self.growing for name in run.responses
-        )
+        return not any(name in self.growing for name in run.responses)
 
     def agent_name(self, thread: Thread) -> str | None:
         """The agent's name for people; None while it may still become known."""
@@ -278,17 +272,17 @@ def merge_items(copies: list[list[Item]]) -> list[Item]:
     return merged
 
 
-def split_turns(items: Iterable[Item], *, written: bool) -> list[Turn]:
+def split_turns(items: Iterable[Item]) -> list[Turn]:
     """The turns of a main thread that had a response.
 
-    While the thread is being written its last turn is finished only when a
-    line says so; what follows such a line begins another one.
+    A prompt begins one, and so does a response that comes after the line that
+    said that the turn had ended.
     """
     turns = [Turn()]
     for item in items:
         turn = turns[-1]
         if isinstance(item, Response):
-            if turn.finished:
+            if turn.mark == "ended":
                 turn = Turn()
                 turns.append(turn)
             turn.add(item)
@@ -299,21 +293,15 @@ def split_turns(items: Iterable[Item], *, written: bool) -> list[Turn]:
                 turn.prompted_at = item.at
         elif turn.responses:
             turn.mark = item.kind
-            turn.finished = turn.finished or item.kind == "ended"
-    answered = [turn for turn in turns if turn.responses]
-    for turn in answered[: -1 if written else None]:
-        turn.finished = True
-    return answered
+    return [turn for turn in turns if turn.responses]
 
 
-def whole_thread(items: list[Item], *, written: bool) -> list[Turn]:
-    """A subagent's thread as one turn; it is over when nobody writes to it any more."""
+def whole_thread(items: list[Item]) -> list[Turn]:
+    """A subagent's thread as one turn."""
     turn = Turn(items[0].at)
     for item in items:
         if isinstance(item, Response):
             turn.add(item)
         elif isinstance(item, Mark):
             turn.mark = item.kind
-    turn.finished = not written
     return [turn] if turn.responses else []
-

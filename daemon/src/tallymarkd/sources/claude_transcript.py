@@ -33,7 +33,12 @@ LINE_BYTES_MAX = 64 * 1024 * 1024
 """A longer line is skipped and counted; it would have to be held in memory."""
 
 META_BYTES_MAX = 64 * 1024
+PATH_CHARS_MAX = 4000
+"""A longer path is left out of the artifacts: cut, it would be another file's."""
+
 PROGRESS_BYTES = 1024 * 1024
+
+
 class Transcript:
     """What one file says. ``lines`` counts all that were read, understood or not."""
 
@@ -51,9 +56,7 @@ class Transcript:
 
     def growing(self) -> set[str]:
         """Names of responses of which more may be written, when the file still is."""
-        return {
-            item.name for _, item in self.last_item.values() if isinstance(item, Response)
-        }
+        return {item.name for _, item in self.last_item.values() if isinstance(item, Response)}
 
     def written_threads(self) -> set[Thread]:
         """The threads that are being written, when the file still is."""
@@ -242,8 +245,12 @@ class _Reader:
         if last is None:
             return
         made = [f"commit:{commit}" for commit in lines.commits_in(result)]
-        path = lines.text_of(result.file_path)
-        if path and bytes(result.structured_patch).startswith(b"["):
+        path = result.file_path
+        if (
+            isinstance(path, str)
+            and len(path) < PATH_CHARS_MAX
+            and bytes(result.structured_patch).startswith(b"[")
+        ):
             made.append(f"file:{_relative(path, cwd)}")
         last.artifacts = join_artifacts(last.artifacts, made)
 
@@ -264,7 +271,7 @@ class _Reader:
         response = self._response(line, thread, at, message_id)
         response.ended_at = max(response.ended_at, at)
         if not is_error:
-            response.model = lines.text_of(message.model) or response.model
+            response.model = lines.text_of(message.model, lines.LABEL_CHARS_MAX) or response.model
             with self._counting():
                 response.tokens = lines.decode_usage(message) or response.tokens
         with self._counting():
@@ -287,7 +294,7 @@ class _Reader:
                 ended_at=at,
                 model="",
                 cwd=lines.text_of(line.cwd),
-                git_branch=lines.text_of(line.git_branch),
+                git_branch=lines.text_of(line.git_branch, lines.LABEL_CHARS_MAX),
                 version=lines.name_of(line.version),
             )
             self._responses[name] = response
@@ -321,7 +328,7 @@ def _begins_turn(line: Line) -> bool:
 
 def _error_text(blocks: list[lines.Block]) -> str:
     texts = (lines.plain_text(block.text) for block in blocks if block.type == "text")
-    return lines.text_of(next(texts, "")) or "the model could not be reached"
+    return lines.text_of(next(texts, ""), lines.ERROR_CHARS_MAX) or "the model could not be reached"
 
 
 def _agent_of_path(path: Path) -> str:

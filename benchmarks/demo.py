@@ -1,0 +1,106 @@
+"""Four agents record while the daemon is killed and started again in the middle.
+
+At the end what they sent, what is stored and what was lost stand side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import shutil
+import sys
+import tempfile
+import time
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+from harness import Daemon
+from rich.console import Console
+from rich.table import Table
+from tallymark import Client
+
+AGENTS = ("coding", "reviewer", "tester", "writer")
+RUNS = 250
+KILLS = 2
+FLUSH_SECONDS_MAX = 60.0
+
+Sent = tuple[str, int, int, int]
+"""Agent, runs, tokens, and events that were dropped on the way."""
+
+
+def work(agent: str, socket: Path, runs: int, results: SimpleQueue[Sent]) -> None:
+    """One agent process: many short runs, each with its tokens."""
+    dice = random.Random(agent)
+    tokens = 0
+    with Client("demo", socket=socket) as client:
+        for _ in range(runs):
+            with client.track_agent(agent, model="claude-sonnet-4-5") as run:
+                spent = dice.randint(100, 5000), dice.randint(10, 2000)
+                run.add_tokens(input_tokens=spent[0], output_tokens=spent[1])
+                tokens += sum(spent)
+                time.sleep(dice.uniform(0.0, 0.02))
+        client.flush(FLUSH_SECONDS_MAX)
+        dropped = sum(client.stats().dropped.values())
+    results.put((agent, runs, tokens, dropped))
+
+
+def main() -> int:
+    """Exit 0 when everything that was sent is stored, once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each agent")
+    runs = parser.parse_args().runs
+    console = Console(stderr=True)
+    root = Path(tempfile.mkdtemp(prefix="tallymark-demo-"))
+    daemon = Daemon(root / "state")
+    try:
+        daemon.start()
+        console.print(f"tallymarkd is running; {len(AGENTS)} agents begin, {runs} runs each")
+        sent = run_agents(daemon, runs, console)
+        with Client("demo", socket=daemon.socket) as client:
+            stored = {name: (found.total_invocations, found.total_tokens)
+                      for name, found in client.dump().agents.items()}  # fmt: skip
+        daemon.stop()
+    finally:
+        daemon.kill()
+        shutil.rmtree(root, ignore_errors=True)
+    return report(sent, stored)
+
+
+def run_agents(daemon: Daemon, runs: int, console: Console) -> list[Sent]:
+    """Let the agents work, and kill the daemon between."""
+    context = multiprocessing.get_context("spawn")
+    results: SimpleQueue[Sent] = context.SimpleQueue()
+    agents = [
+        context.Process(target=work, args=(agent, daemon.socket, runs, results))
+        for agent in AGENTS
+    ]
+    for process in agents:
+        process.start()
+    for number in range(KILLS):
+        time.sleep(runs * 0.01 / (KILLS + 1))
+        daemon.kill()
+        console.print(f"killed tallymarkd with SIGKILL ({number + 1} of {KILLS}) …")
+        time.sleep(0.3)
+        daemon.start()
+        console.print("… and started it again")
+    for process in agents:
+        process.join()
+    return sorted(results.get() for process in agents if process.exitcode == 0)
+
+
+def report(sent: list[Sent], stored: dict[str, tuple[int, int]]) -> int:
+    """The table, and the exit code."""
+    table = Table("agent", "runs sent", "stored", "lost", "tokens sent", "stored", "lost")
+    bad = len(sent) != len(AGENTS)
+    for agent, runs, tokens, dropped in sent:
+        found_runs, found_tokens = stored.get(agent, (0, 0))
+        bad = bad or (found_runs, found_tokens, dropped) != (runs, tokens, 0)
+        table.add_row(agent, f"{runs:,}", f"{found_runs:,}", f"{runs - found_runs:,}",
+                      f"{tokens:,}", f"{found_tokens:,}", f"{tokens - found_tokens:,}")  # fmt: skip
+    Console().print(table)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""The only place of the client with a socket.
+
+``Transport`` is one connection and ``Poller`` what the sender thread waits
+with; ``ask`` is a short conversation of its own, for any thread.
+"""
+
+from tallymark.transport.asking import Answer, Question, ask
+from tallymark.transport.link import Transport
+from tallymark.transport.poller import READABLE, WOKEN, WRITABLE, Poller
+from tallymark.transport.unreachable import NOT_TALLYMARK, cannot_reach, silent
+
+__all__ = [
+    "NOT_TALLYMARK",
+    "READABLE",
+    "WOKEN",
+    "WRITABLE",
+    "Answer",
+    "Poller",
+    "Question",
+    "Transport",
+    "ask",
+    "cannot_reach",
+    "silent",
+]

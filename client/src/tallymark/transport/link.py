@@ -1,0 +1,122 @@
+"""One non-blocking connection."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tallymark.errors import ConnectError, PathError
+from tallymark.paths import check_socket_path
+from tallymark.transport.unreachable import connect_failed, join
+
+RECEIVE_BYTES: Final = 64 * 1024
+
+# An agent may have given SIGPIPE its default back: a daemon's end must not kill it.
+SEND_FLAGS: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
+_SO_NOSIGPIPE_DARWIN: Final = 0x1022
+
+
+class Transport:
+    """One connection. Not thread-safe; ``close`` may be called in a forked child."""
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self.path = path
+        self._socket = sock
+        self._unsent: deque[memoryview] = deque()
+        self._cut = False
+
+    @classmethod
+    def connect(cls, paths: Sequence[Path]) -> Transport:
+        """Connect to the first socket somebody listens at. Never waits.
+
+        Raises ``ConnectError``; when there are several paths it tells of each.
+        A connection alone means nothing: a stopped daemon has it too.
+        """
+        failures: list[ConnectError] = []
+        for path in paths:
+            try:
+                return cls(_open(path), path)
+            except ConnectError as failure:
+                failures.append(failure)
+        raise join(failures)
+
+    def fileno(self) -> int:
+        """The descriptor, or -1 when closed."""
+        return self._socket.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the system has not taken all that was given to ``send``."""
+        return bool(self._unsent)
+
+    def send(self, data: bytes) -> None:
+        """Give bytes to the system; what it does not take now is kept for ``resume``.
+
+        Raises ``OSError`` when the connection is gone.
+        """
+        if self._unsent:
+            self._unsent.append(memoryview(data))
+            return
+        sent = self._try(data)
+        if sent < len(data):
+            self._unsent.append(memoryview(data)[sent:])
+            self._cut = sent > 0
+
+    def resume(self) -> None:
+        """Go on with what was kept. Raises ``OSError`` when the connection is gone."""
+        while self._unsent:
+            data = self._unsent[0]
+            sent = self._try(data)
+            if sent < len(data):
+                self._unsent[0] = data[sent:]
+                self._cut = self._cut or sent > 0
+                return
+            self._unsent.popleft()
+            self._cut = False
+
+    def retract(self) -> None:
+        """Forget what was kept, but for the rest of a piece that has begun."""
+        while len(self._unsent) > (1 if self._cut else 0):
+            self._unsent.pop()
+
+    def _try(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data, SEND_FLAGS)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def receive(self) -> bytes | None:
+        """What has come: None for nothing yet, empty for the end.
+
+        Raises ``OSError`` when the connection is gone.
+        """
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def close(self) -> None:
+        """Close this process's descriptor. Nothing is sent."""
+        self._unsent.clear()
+        self._socket.close()
+
+
+def _open(path: Path) -> socket.socket:
+    try:
+        check_socket_path(path)
+    except PathError as error:
+        raise ConnectError(f"cannot reach tallymarkd: {error}") from None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if sys.platform == "darwin":
+            sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE_DARWIN, 1)
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise connect_failed(path, error) from error
+    return sock

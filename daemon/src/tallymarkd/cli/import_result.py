@@ -1,0 +1,230 @@
+"""What an import gave, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+from tallymarkd.core.pricing import Pricer
+
+from tallymark.events import Usage
+from tallymarkd.cli.output import compact, count, dollars, make_console, say
+from tallymarkd.cli.place import Place
+from tallymarkd.cli.recording import Outcome
+from tallymarkd.core.runs import NANOS
+from tallymarkd.sources.claude_code import ImportPlan
+from tallymarkd.sources.claude_lines import TokenCount
+from tallymarkd.sources.claude_report import ImportReport, SessionReport
+from tallymarkd.text import one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SESSIONS_SHOWN = 30
+"""Most sessions in the table, the last ones; ``--json`` has all."""
+
+ID_CHARS = 8
+"""A session is known by the beginning of its id."""
+
+WIDE_COLUMNS = 200
+"""Where no terminal sets a width, no figure is cut."""
+
+
+@dataclass
+class Cost:
+    """Money in nano-dollars, and how many usages have no price."""
+
+    nanos: int = 0
+    unpriced: int = 0
+
+    @property
+    def dollars(self) -> float:
+        """The same in dollars."""
+        return self.nanos / NANOS
+
+
+@dataclass
+class Costs:
+    """What the usages of each session cost, by the prices that the daemon uses."""
+
+    pricer: Pricer = field(default_factory=Pricer)
+    sessions: dict[str, Cost] = field(default_factory=dict)
+
+    def add(self, event: Usage) -> None:
+        """Price one usage."""
+        found = self.sessions.setdefault(event.session_id, Cost())
+        price = self.pricer.price(
+            event.model_used,
+            input_tokens=event.input_tokens,
+            output_tokens=event.output_tokens,
+            cache_read_tokens=event.cache_read_tokens,
+            cache_write_tokens=event.cache_write_tokens,
+            at=event.at,
+        )
+        if price is None:
+            found.unpriced += 1
+        else:
+            found.nanos += price.nanos
+
+    def of(self, session_id: str) -> Cost:
+        """One session's."""
+        return self.sessions.get(session_id, Cost())
+
+    @property
+    def total(self) -> Cost:
+        """All sessions'."""
+        found = self.sessions.values()
+        return Cost(sum(cost.nanos for cost in found), sum(cost.unpriced for cost in found))
+
+
+def result_as_dict(plan: ImportPlan, outcome: Outcome, costs: Costs) -> dict[str, Any]:
+    """Everything, for JSON."""
+    report = plan.report
+    return {
+        "projects": plan.projects,
+        "files": report.files,
+        "lines": report.lines,
+        "sessions": [_session(session, costs) for session in report.sessions],
+        "agents": {name: _share(share) for name, share in report.agents.items()},
+        "total": {
+            "sessions": len(report.sessions),
+            "runs": report.runs,
+            "responses": report.responses,
+            **_tokens(report.tokens),
+            **_cost(costs.total),
+        },
+        "waiting": {"runs": report.runs_waiting, "responses": report.responses_waiting},
+        "responses_without_usage": report.responses_without_usage,
+        "sessions_unanswered": report.sessions_unanswered,
+        "not_understood": report.faults.counts,
+        "unreadable": report.unreadable,
+        "events": {
+            "stored": outcome.stored,
+            "already_known": outcome.duplicate,
+            "rejected": dict(outcome.rejected),
+        },
+    }
+
+
+def _session(session: SessionReport, costs: Costs) -> dict[str, Any]:
+    return {
+        "session_id": session.session_id,
+        "project": session.project,
+        "started_at": session.started_at,
+        "ended_at": session.ended_at,
+        "runs": session.runs,
+        "responses": session.responses,
+        **_tokens(session.tokens),
+        **_cost(costs.of(session.session_id)),
+        "agents": {name: _share(share) for name, share in session.agents.items()},
+    }
+
+
+def _share(share: Any) -> dict[str, Any]:
+    return {"runs": share.runs, "responses": share.responses, **_tokens(share.tokens)}
+
+
+def _tokens(tokens: TokenCount) -> dict[str, int]:
+    return {
+        "input_tokens": tokens.input,
+        "output_tokens": tokens.output,
+        "cache_read_tokens": tokens.cache_read,
+        "cache_write_tokens": tokens.cache_write,
+    }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return {"cost_usd": cost.dollars, "unpriced_usages": cost.unpriced}
+
+
+def print_result(place: Place, plan: ImportPlan, outcome: Outcome, costs: Costs) -> None:
+    """The tables to stdout, what is worth a remark to stderr."""
+    console = make_console(place.env)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE_COLUMNS)
+    report = plan.report
+    if report.sessions:
+        for make_table in (_sessions_table, _agents_table):
+            table = make_table(report, costs, count)
+            if console.measure(table).maximum > console.width:
+                table = make_table(report, costs, compact)
+            console.print(table)
+            click.echo()
+    click.echo(summary(plan, outcome))
+    for remark in remarks(report, outcome):
+        say(remark)
+
+
+def summary(plan: ImportPlan, outcome: Outcome) -> str:
+    """What the daemon said, in one line."""
+    where = ", ".join(one_line(project) for project in plan.projects) or "no project"
+    text = f"{where}: {count(outcome.stored)} events stored, "
+    text += f"{count(outcome.duplicate)} already known"
+    return f"{text}, {count(outcome.refused)} rejected" if outcome.refused else text
+
+
+def remarks(report: ImportReport, outcome: Outcome) -> list[str]:
+    """What was left out, and why; each one line."""
+    found = []
+    if report.runs_waiting or report.responses_waiting:
+        found.append(
+            f"still being written, so they wait for the next import: {count(report.runs_waiting)} "
+            f"runs, {count(report.responses_waiting)} responses"
+        )
+    if report.responses_without_usage:
+        found.append(f"{count(report.responses_without_usage)} responses say nothing of tokens")
+    for kind, number in sorted(report.faults.counts.items()):
+        first = report.faults.first[kind]
+        found.append(f"{count(number)} lines not understood: {kind}; the first is {first}")
+    found += [f"cannot read {path}: {cause}" for path, cause in sorted(report.unreadable.items())]
+    found += [
+        f"tallymarkd rejected {count(number)} events: {code}"
+        for code, number in sorted(outcome.rejected.items())
+    ]
+    return found
+
+
+Show = Callable[[float], str]
+
+
+def _sessions_table(report: ImportReport, costs: Costs, show: Show) -> Table:
+    table = _table("session", TOKEN_COLUMNS + ["cost", "unpriced"])
+    left_out = report.sessions[:-SESSIONS_SHOWN]
+    if left_out:
+        table.add_row(f"({count(len(left_out))} more)")
+    for session in report.sessions[-SESSIONS_SHOWN:]:
+        cost = costs.of(session.session_id)
+        table.add_row(one_line(session.session_id[:ID_CHARS]), *_row(session, show, cost))
+    table.add_section()
+    table.add_row("total", *_row(report, show, costs.total), style="bold")
+    return table
+
+
+def _agents_table(report: ImportReport, costs: Costs, show: Show) -> Table:
+    table = _table("agent", TOKEN_COLUMNS)
+    for name, share in report.agents.items():
+        table.add_row(one_line(name), *_row(share, show))
+    return table
+
+
+TOKEN_COLUMNS = ["runs", "responses", "input", "cache read", "cache write", "output"]
+
+
+def _table(first: str, others: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def _row(found: Any, show: Show, cost: Cost | None = None) -> list[str]:
+    tokens = found.tokens
+    figures = [found.runs, found.responses, tokens.input, tokens.cache_read, tokens.cache_write]
+    cells = [show(figure) for figure in [*figures, tokens.output]]
+    return cells if cost is None else [*cells, dollars(cost.dollars), show(cost.unpriced)]

@@ -1,0 +1,194 @@
+"""Many plain runs at once: the fast way of ``apply``.
+
+A stretch is consecutive runs of one agent in one session, each with its id,
+its times and its duration. Summed column by column it takes a fraction of the
+time that applying each run takes, and it must come to exactly the same. (List
+comprehensions, not generators, for the same reason.)
+"""
+
+from __future__ import annotations
+
+from itertools import chain, pairwise
+from typing import Any
+
+from tallymark.events import RunEnd
+from tallymark.state import RECENT_EVENTS_MAX, AgentProfile
+from tallymarkd.core.artifacts import add_counters, count_artifacts
+from tallymarkd.core.charges import (
+    FAULTS,
+    add_seconds,
+    charge,
+    extras_of,
+    remember_runs,
+    tally_of,
+    touch_agent,
+    touch_session,
+)
+from tallymarkd.core.entry import Batch
+from tallymarkd.core.project_state import (
+    OpenRun,
+    ProjectState,
+)
+from tallymarkd.core.runs import (
+    FROM_RUN_END,
+    NANOS,
+    EndedRun,
+    Run,
+    Tally,
+    total_of,
+    utc,
+)
+
+
+def stretch_end(state: ProjectState, batch: Batch, start: int) -> int:
+    """Where the stretch that begins with the event at ``start`` ends, at least one on."""
+    events, open_runs, extras = batch.events, state.open_runs, extras_of(batch)
+    first = events[start]
+    if type(first) is not RunEnd or not first.agent_name:
+        return start + 1
+    name, session_id = first.agent_name, first.session_id
+    for index in range(start, len(events)):
+        event = events[index]
+        if (
+            type(event) is not RunEnd
+            or event.agent_name != name
+            or event.session_id != session_id
+            or (extras and index in extras)
+            or (open_runs and not _ends_plainly(open_runs.get(event.event_id), event))
+        ):
+            return max(index, start + 1)
+    return len(events)
+
+
+def _ends_plainly(opened: OpenRun | None, event: RunEnd) -> bool:
+    """Whether nothing that is known of the open run is missing in its run.end."""
+    if opened is None:
+        return True
+    start = opened.start
+    return not opened.spent.usages and (
+        start is None
+        or (
+            start.ticket_key == event.ticket_key
+            and start.model_used == event.model_used
+            and start.parent_run_id == event.parent_run_id
+            and start.session_id == event.session_id
+            and start.cwd == event.cwd
+            and start.git_branch == event.git_branch
+            and start.host == event.host
+        )
+    )
+
+
+def apply_stretch(state: ProjectState, batch: Batch, start: int, end: int) -> bool:
+    """Apply plain runs at once. False, with nothing changed, if one is faulty."""
+    part: list[Any] = batch.events[start:end]
+    run_ids = [run.event_id for run in part]
+    if not all(run_ids):
+        return False
+    try:
+        tally, runs = _sum_runs(part, batch, start)
+        seconds = sum([run.duration_seconds for run in part])
+        began = utc(min([run.started_at for run in part]))
+        ended = utc(max([run.ended_at for run in part]))
+        counters = count_artifacts(list(chain.from_iterable([run.artifacts for run in part])))
+    except FAULTS:  # something is absent, or of the wrong type
+        return False
+    if state.open_runs:
+        for run_id in run_ids:
+            state.open_runs.pop(run_id, None)
+    first: RunEnd = part[0]
+    profile = state.own_agent(first.agent_name)
+    session = touch_session(state, first.session_id, began, ended)
+    if session is not None:
+        session.name_agent(first.agent_name)
+        for ticket in dict.fromkeys([run.ticket_key for run in part]):
+            if ticket:
+                session.name_ticket(ticket)
+    charge(state, profile, session, tally)
+    _count_results(profile, part)
+    add_seconds(state, profile, seconds)
+    add_counters(profile, counters)
+    touch_agent(profile, ended)
+    remember_runs(profile, run_ids[-RECENT_EVENTS_MAX:])
+    state.runs += runs
+    return True
+
+
+def _sum_runs(part: list[Any], batch: Batch, start: int) -> tuple[Tally, list[Run]]:
+    """What the runs carry together, and the runs as they are kept."""
+    inputs = [run.input_tokens for run in part]
+    outputs = [run.output_tokens for run in part]
+    totals = [run.total_tokens for run in part]
+    try:
+        total = sum(totals)
+    except TypeError:  # one is absent; looking for it first would cost as much as the sum
+        totals = [total_of(run) for run in part]
+        total = sum(totals)
+    costs = [run.estimated_cost_usd for run in part]
+    runs: list[Run] = part
+    unpriced = 0
+    try:  # what nanos_of does, over all at once
+        nanos = list(map(int, [cost * NANOS + 0.5 for cost in costs]))
+    except TypeError:  # likewise
+        spent = [
+            tally_of(run, batch, index, run_total)
+            for index, (run, run_total) in enumerate(zip(part, totals, strict=True), start)
+        ]
+        nanos = [tally.nanos for tally, _ in spent]
+        unpriced = sum([tally.unpriced_usages for tally, _ in spent])
+        runs = [
+            run if cost is not None else _ended(run, *figures)
+            for run, cost, figures in zip(part, costs, spent, strict=True)
+        ]
+    usages = len(part)
+    if not all(totals):
+        columns = zip(inputs, outputs, totals, nanos, strict=True)
+        usages = sum([1 for counts in columns if any(counts)])
+    cache_read = sum([run.cache_read_tokens for run in part])
+    cache_write = sum([run.cache_write_tokens for run in part])
+    tally = Tally(
+        sum(inputs),
+        sum(outputs),
+        total,
+        cache_read,
+        cache_write,
+        sum(nanos),
+        usages,
+        unpriced,
+    )
+    return tally, runs
+
+
+def _ended(event: RunEnd, spent: Tally, source: str) -> EndedRun:
+    assert event.ended_at is not None
+    return EndedRun(
+        event.event_id,
+        event,
+        event.agent_name,
+        event.session_id,
+        utc(event.ended_at),
+        None,
+        spent,
+        source,
+        FROM_RUN_END,
+        {},
+    )
+
+
+def _count_results(profile: AgentProfile, part: list[RunEnd]) -> None:
+    statuses = [run.status for run in part]
+    count = len(statuses)
+    wins = statuses.count("success")
+    profile.total_invocations += count
+    profile.successful_invocations += wins
+    streak = profile.current_streak
+    if wins < count:
+        profile.failed_invocations += count - wins
+        failed = [index for index, status in enumerate(statuses) if status != "success"]
+        longest = max([b - a for a, b in pairwise([-1 - streak, *failed])]) - 1
+        profile.best_streak = max(profile.best_streak, longest)
+        profile.last_error = part[failed[-1]].error_message or statuses[failed[-1]]
+        profile.current_streak = count - 1 - failed[-1]
+    else:
+        profile.current_streak = streak + count
+    profile.best_streak = max(profile.best_streak, profile.current_streak)
