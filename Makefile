@@ -10,7 +10,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 DEV_TOOLS := build coverage 'hatchling>=1.27' 'hypothesis>=6.100' 'mypy~=2.4' packaging pip \
-	'pytest>=8.3' 'pytest-timeout>=2.3' 'ruff~=0.17.6'
+	'pytest>=8.3' 'pytest-timeout>=2.3' 'ruff~=0.17.6' types-psutil
 METADATA := $(foreach part,client daemon,$(part)/pyproject.toml) \
 	client/src/tallymark/_version.py daemon/src/tallymarkd/_version.py
 

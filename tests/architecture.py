@@ -97,7 +97,8 @@ COPIERS = ("copy", "dataclasses", "structs")
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name; ``late`` when it stands inside a function."""
+    """One imported name; ``late`` when it is not imported with its module:
+    inside a function, or for types only."""
 
     target: str
     line: int
@@ -148,10 +149,11 @@ def _imports(module: Module, modules: Mapping[str, Module]) -> Iterator[Import]:
         id(inner)
         for outer in ast.walk(module.tree)
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(outer, ast.If) and ast.unparse(outer.test).endswith("TYPE_CHECKING"))
         for inner in ast.walk(outer)
     }
     for node in ast.walk(module.tree):
-        for target in _targets(node, module, modules):
+        for target in sorted(set(_targets(node, module, modules))):
             yield Import(target, getattr(node, "lineno", 0), id(node) in late)
 
 

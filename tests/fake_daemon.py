@@ -48,6 +48,14 @@ LIMITS = Limits(
 )
 
 
+def until(condition: Callable[[], object], what: str = "it") -> None:
+    """Look again and again until the condition holds; fails after a deadline."""
+    give_up = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up, what
+        time.sleep(0.001)
+
+
 class Producer:
     """What the fake has of one producer."""
 
@@ -75,7 +83,7 @@ class Producer:
 class FakeDaemon:
     """Listens at ``path`` from ``start`` to ``stop``; use it in a ``with`` block."""
 
-    def __init__(self, path: Path, *, backlog: int = 64) -> None:
+    def __init__(self, path: Path, *, backlog: int = 64, server_id: str = "server-1") -> None:
         self.path = path
         self.changed = threading.Condition()
         self.producers: dict[str, Producer] = {}
@@ -83,10 +91,11 @@ class FakeDaemon:
         self.wrong: list[str] = []
         """What a client did that the protocol forbids."""
         self.limits = LIMITS
-        self.server_id = "server-1"
+        self.server_id = server_id
         self.welcomes = True
         self.acks = True
-        self.reads = True
+        self.reading = threading.Event()
+        self.reading.set()
         self.refusal: RefusalCode | None = None
         self.nacks: list[tuple[NackCode, float]] = []
         """For the next batches, one after the other: code and retry_after_seconds."""
@@ -129,7 +138,7 @@ class FakeDaemon:
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
             self.path.unlink()
-        self.reads = True
+        self.reading.set()
         self.cut()
         for thread in self._threads:
             thread.join(DEADLINE_SECONDS)
@@ -198,6 +207,7 @@ class _Conversation:
         self._socket = connection
         self._connection = ServerConnection()
         self._producer: Producer | None = None
+        self._was_cut = False
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -214,8 +224,7 @@ class _Conversation:
                 self._socket.sendall(daemon.first_words)
                 return
             while True:
-                while not daemon.reads:
-                    time.sleep(0.001)
+                daemon.reading.wait()
                 data = self._socket.recv(256 * 1024)
                 if not data:
                     return
@@ -223,6 +232,8 @@ class _Conversation:
                     with daemon.changed:
                         self._take(message)
                         daemon.changed.notify_all()
+                    if self._was_cut:
+                        return
         except ProtocolError as error:
             daemon.wrong.append(str(error))
         except OSError:
@@ -281,14 +292,15 @@ class _Conversation:
             daemon.wrong.append(f"seq {seq} changed its content")
         if seq > producer.durable_seq + 1:
             del producer.batches[seq]
-            self.send(Nack(code="gap", seq=producer.durable_seq + 1, message="gap"))
+            gap = producer.durable_seq + 1
+            self.send(Nack(code="gap", seq=gap, message="gap", retry_after_seconds=0.01))
             return
         if not daemon.acks:
             return
         producer.durable_seq = max(producer.durable_seq, last)
         if daemon.cuts_before_ack:
             daemon.cuts_before_ack -= 1
-            self.close()
+            self._was_cut = True
             return
         told = daemon.answer(batch) if isinstance(batch, Publish) else None
         self.send(told or Ack(through_seq=producer.durable_seq, stored=1))
@@ -304,9 +316,7 @@ class _Conversation:
         pieces = self._daemon.replies.get(query.what, [b""])
         for number, piece in enumerate(pieces, 1):
             more = number < len(pieces)
-            self.send(
-                Reply(id=query.id, body=piece, more=more, error=self._daemon.reply_error)
-            )
+            self.send(Reply(id=query.id, body=piece, more=more, error=self._daemon.reply_error))
 
 
 def main() -> None:

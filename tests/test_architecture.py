@@ -282,8 +282,9 @@ SOUND: dict[str, str] = {
     ),
     "tallymarkd/core/a.py": (
         '"""Doc."""\nfrom tallymarkd.storage.a import x\nimport tallymark.protocol.a\n'
-        "'a'.replace('a', 'b')\nd.replace(tzinfo=None)\nstructs.replace(s)\nt = open\nos.read(1, 1)\n"
-        "def price():\n    import genai_prices"
+        "'a'.replace('a', 'b')\nd.replace(tzinfo=None)\nstructs.replace(s)\n"
+        "t = open\nos.read(1, 1)\ndef price():\n    import genai_prices\n"
+        "if TYPE_CHECKING:\n    import genai_prices"
     ),
     "tallymarkd/server/a.py": '"""Doc."""\nimport socket, h11\nfrom tallymarkd.core.a import x',
     "tallymarkd/app.py": '"""Doc."""\nimport tallymarkd.server.a, tallymarkd.storage.a, psutil',

@@ -144,6 +144,8 @@ class _Teller:
             raw = line.raw if way == "kept" else self.rewritten(line.raw, base, way)
             self.count_fault(line.raw)
             self.world.files.setdefault(self.path, []).append(Written(self.at, raw))
+        resumed = {"type": "hook_progress", "hookEvent": "SessionStart"}
+        self.put({"type": "progress", "data": resumed}, at_once=True)
 
     def rewritten(self, raw: bytes, base: Told, way: str) -> bytes:
         """A line of history under the new session's id."""
@@ -364,9 +366,10 @@ class _Teller:
         """Let time pass; seconds."""
         self.at += timedelta(milliseconds=self.random.randint(int(low * 1000), int(high * 1000)))
 
-    def put(self, line: dict[str, Any], *, envelope: bool = True) -> None:
+    def put(self, line: dict[str, Any], *, envelope: bool = True, at_once: bool = False) -> None:
         """Write one line to the present file."""
-        self.wait(0, self.random.choice((1, 60)))
+        if not at_once:
+            self.wait(0, self.random.choice((1, 60)))
         if envelope:
             uuid = self.fresh("uuid")
             line = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import tempfile
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from tallymark.events import EVENT_BYTES_MAX, Event, RunEnd, SessionEnd, Session
 from tallymarkd.sources.claude_code import ImportPlan, find_transcripts, read_transcripts
 from tallymarkd.sources.claude_lines import TokenCount
 from tests.transcript_lines import BROKEN
-from tests.transcripts import IDLE, World
+from tests.transcripts import EPOCH, IDLE, World
 
 SEEDS = 200
 
@@ -225,7 +226,9 @@ def test_nothing_in_a_transcript_raises(raw: bytes, live: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "session.jsonl")
         path.write_bytes(raw)
-        now = datetime.fromtimestamp(path.stat().st_mtime, UTC) + (0 if live else 2) * IDLE
+        touched = EPOCH + IDLE
+        os.utime(path, (touched.timestamp(), touched.timestamp()))
+        now = touched + (0 if live else 2) * IDLE
         plan = plan_of(path, now)
         store = Store()
         store.take(plan.events())

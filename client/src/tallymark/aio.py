@@ -80,13 +80,11 @@ class AsyncClient:
             return self._recorder.emit(event)
         if self._recorder.disabled:
             return False
-        self._recorder.check_event(event)
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         if self._delivery.full:
             await self._flush(timeout)
-        if not self._recorder.emit(event):
-            raise self._recorder.not_taken()
+        self._recorder.emit_before_flush(event)
         await self._flush(None if deadline is None else deadline - loop.time())
         return True
 
@@ -128,7 +126,8 @@ class AsyncClient:
 
     async def _flush(self, timeout_seconds: float | None) -> None:
         delivery = self._delivery
-        delivery.check_usable()
+        if delivery.failure is not None:
+            raise delivery.failure
         if delivery.idle:
             return
         loop = asyncio.get_running_loop()

@@ -127,11 +127,12 @@ class Backlog:
         """Take an Ack; whether it made anything durable that was not before."""
         before = self._outbox.pending_events
         moved = self._outbox.acknowledge(ack) > 0
-        self._settle(before)
+        # Before anybody who waits is let go: they may look at the counters.
         self.duplicate += ack.duplicate
         for code, count in ack.reasons.items():
             self.rejected[code] = self.rejected.get(code, 0) + count
             self.warn_once(f"rejected {code}", f"tallymarkd rejected events: {code}")
+        self._settle(before)
         return moved
 
     def _settle(self, pending_before: int) -> None:

@@ -98,12 +98,10 @@ class Client:
             return self._recorder.emit(event)
         if self._recorder.disabled:
             return False
-        self._recorder.check_event(event)
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._delivery.full:
             self._delivery.flush(timeout)
-        if not self._recorder.emit(event):
-            raise self._recorder.not_taken()
+        self._recorder.emit_before_flush(event)
         self._delivery.flush(None if deadline is None else deadline - time.monotonic())
         return True
 

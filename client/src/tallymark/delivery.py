@@ -87,6 +87,8 @@ class Delivery:
 
         Never blocks, never raises. Replaced in a forked child: do not keep it.
         """
+        self.put_quietly = self._intake.put_quietly
+        """As ``put``, for an event that is flushed next."""
         self._sender = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -124,6 +126,8 @@ class Delivery:
         # No descriptors or threads left, or the interpreter is ending: the
         # events stay queued, and the next one, or close, tries again.
         except (OSError, RuntimeError) as error:
+            if self._sender is not None:
+                self._sender.forget_connection()
             self._sender = None
             self._intake.quiet = True
             if not self._start_failed:
@@ -161,6 +165,11 @@ class Delivery:
         """Whether the next event would be dropped, for want of room and no other reason."""
         return not self._closed and 0 < self._intake.limit <= self._intake.pending
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be delivered just now; empty when nothing is known to be wrong."""
+        return "" if self._sender is None else self._sender.trouble
+
     def watch(self, notify: Callable[[], object]) -> Waiter:
         """Have ``notify`` called by the sender's thread when all recorded so far is durable.
 
@@ -171,10 +180,10 @@ class Delivery:
         self._intake.enlist(waiter)
         return waiter
 
-    def check_usable(self) -> None:
-        """Raises why nothing can be delivered any more, if so."""
-        if self._intake.failure is not None:
-            raise self._intake.failure
+    @property
+    def failure(self) -> DeliveryError | None:
+        """Why nothing can be delivered any more, if so."""
+        return self._intake.failure
 
     def flush(self, timeout_seconds: float | None) -> None:
         """Wait until every event recorded before is durable.
@@ -183,7 +192,8 @@ class Delivery:
         not be recorded again; ``RefusedError`` or ``DeliveryError`` when they
         can no longer be delivered.
         """
-        self.check_usable()
+        if self._intake.failure is not None:
+            raise self._intake.failure
         if self.idle:
             return
         # A plain lock is the cheapest thing another thread can wake us with.
@@ -205,14 +215,13 @@ class Delivery:
         """The error to raise when time is over."""
         pending = self._intake.pending
         return FlushTimeout(
-            f"cannot flush within {timeout_seconds:g} s: {pending} events are not durable yet"
+            f"cannot flush within {max(timeout_seconds, 0.0):.3g} s: {pending} events are not durable yet"
             f"{self._because()}; they stay pending and must not be emitted again",
             pending_events=pending,
         )
 
     def _because(self) -> str:
-        trouble = "" if self._sender is None else self._sender.trouble
-        return f": {trouble}" if trouble else ""
+        return f": {self.trouble}" if self.trouble else ""
 
     # The end.
 

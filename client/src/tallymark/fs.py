@@ -30,7 +30,10 @@ class FileSystem(Protocol):
     """What storage needs of a file system. File descriptors are plain ints."""
 
     def open_read(self, path: Path) -> int:
-        """Open an existing regular file for reading; never follows a symlink."""
+        """Open an existing regular file for reading; never follows a symlink.
+
+        Never blocks on anything else that has the name; that is an ``OSError``.
+        """
 
     def open_write(self, path: Path) -> int:
         """Open an existing regular file for reading and writing."""
@@ -48,7 +51,11 @@ class FileSystem(Protocol):
         """Write all of ``data`` at ``offset``; the bytes are not durable yet."""
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
-        """Reserve blocks, so that writing there cannot run out of space."""
+        """Reserve blocks, so that writing there cannot run out of space.
+
+        ``length`` is at least 1; nothing of value may stand there: it may be
+        filled with zeros. The file is at least ``offset + length`` bytes long then.
+        """
 
     def truncate(self, fd: int, length: int) -> None:
         """Cut or extend the file to ``length`` bytes."""
@@ -75,7 +82,10 @@ class FileSystem(Protocol):
         """Remove a name; one that is not there is no error."""
 
     def mkdir(self, path: Path) -> None:
-        """Create a directory (0700) with its parents; one that is there is no error."""
+        """Create a directory (0700) with its parents; one that is there is no error.
+
+        The names that it creates are durable when it returns.
+        """
 
     def names(self, path: Path) -> list[str]:
         """Sorted names in a directory; empty when there is no such directory."""
@@ -98,7 +108,11 @@ class OsFileSystem:
     """The real file system. Stateless, safe to use from any thread."""
 
     def open_read(self, path: Path) -> int:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
     def open_write(self, path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -137,8 +151,14 @@ class OsFileSystem:
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, offset, length)
-            return
+            try:
+                os.posix_fallocate(fd, offset, length)
+            except OSError as error:
+                # Some file systems cannot, and not every libc writes zeros in their place.
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+            else:
+                return
         zeros = bytes(min(length, READ_CHUNK_BYTES))
         for start in range(offset, offset + length, len(zeros)):
             self.write(fd, zeros[: offset + length - start], start)
@@ -173,7 +193,13 @@ class OsFileSystem:
             os.unlink(path)
 
     def mkdir(self, path: Path) -> None:
-        os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+        # os.makedirs gives its mode to the last directory only.
+        for each in (*reversed(path.parents), path):
+            if not each.is_dir():
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(each, DIRECTORY_MODE)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
     def names(self, path: Path) -> list[str]:
         try:

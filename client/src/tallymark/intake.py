@@ -101,6 +101,14 @@ class Intake:
             self._rouse()
         return True
 
+    def put_quietly(self, event: Any) -> bool:
+        """As ``put``, but the sender is not roused: a waiter follows at once."""
+        if len(self.queue) + self.held >= self.limit:
+            self.drop(self._refusal)
+            return False
+        self.queue.append(event)
+        return True
+
     def enlist(self, waiter: Waiter) -> None:
         """Have the sender freeze all that is queued and tell when it is durable."""
         self.waiters.append(waiter)

@@ -50,13 +50,13 @@ assert _fields.size == HEADER_BYTES - 12
 class Kind(enum.IntEnum):
     """What a record says. Numbers are part of the format."""
 
-    BATCH = 1
-    TOMBSTONE = 2
-    SKIP = 3
-    MARK = 4
-    STOP = 5
-    FORGET = 6
-    LOSS = 7
+    BATCH = 1  # events with their verdicts
+    TOMBSTONE = 2  # a batch that could not be split; every event of it is rejected
+    SKIP = 3  # a producer's batches that can never come
+    MARK = 4  # everything before is durable
+    STOP = 5  # the daemon stopped in good order
+    FORGET = 6  # a producer said goodbye
+    LOSS = 7  # recovery stepped over numbers that may have been acknowledged
 
 
 @dataclass(slots=True)
@@ -85,6 +85,11 @@ class Record:
         """Bytes it takes in the file."""
         return record_bytes(len(self.payload))
 
+    @property
+    def end(self) -> int:
+        """Where the next record begins in the file."""
+        return self.offset + self.size
+
 
 def record_bytes(payload_bytes: int) -> int:
     """Bytes a record with such a payload takes in the file."""
@@ -106,7 +111,17 @@ def append_record(
     seq: int = 0,
     from_seq: int | None = None,
 ) -> int:
-    """Add a record that will stand at ``offset`` of its file; gives its CRC."""
+    """Add a record that will stand at ``offset`` of its file; gives its CRC.
+
+    Raises ``ValueError`` for a payload that no reader would take back, or a
+    record that takes no number.
+    """
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise ValueError(
+            f"cannot write a record of {len(payload)} bytes; at most {PAYLOAD_BYTES_MAX} are read"
+        )
+    if count < 1:
+        raise ValueError("cannot write a record that takes no number")
     fields = _fields.pack(
         zlib.crc32(payload),
         len(payload),
@@ -130,15 +145,18 @@ def append_record(
 
 def read_header(
     data: bytes | memoryview, at: int, *, salt: bytes, offset: int
-) -> Record | None:
-    """The record whose header stands at ``data[at:]`` and verifies, without its payload.
+) -> tuple[Record, int] | None:
+    """The record whose header stands at ``data[at:]`` and verifies, without its
+    payload, and the bytes that it takes in the file; None when there is none.
 
-    For damage: the header alone still tells whose record it was.
+    For damage: the header alone still tells whose record it was, and where the
+    next one begins. Those bytes may be more than are left.
     """
     try:
-        return _read_header(data, at, salt, offset)[0]
+        record, length, _ = _read_header(data, at, salt, offset)
     except DamagedError:
         return None
+    return record, record_bytes(length)
 
 
 def read_record(data: bytes | memoryview, at: int, *, salt: bytes, offset: int) -> Record:
@@ -149,7 +167,7 @@ def read_record(data: bytes | memoryview, at: int, *, salt: bytes, offset: int) 
     """
     record, length, payload_crc = _read_header(data, at, salt, offset)
     start = at + HEADER_BYTES
-    if length > PAYLOAD_BYTES_MAX or length > len(data) - start:
+    if length > len(data) - start:
         raise DamagedError(f"the record at offset {offset} is cut short")
     payload = bytes(data[start : start + length])
     if zlib.crc32(payload) != payload_crc:
@@ -170,23 +188,25 @@ def _read_header(
     fields = bytes(data[at + 12 : at + HEADER_BYTES])
     if zlib.crc32(fields, zlib.crc32(_place.pack(salt, offset))) != crc:
         raise DamagedError(f"the record header at offset {offset} does not verify")
+    if length > PAYLOAD_BYTES_MAX or count < 1:
+        raise DamagedError(f"the record header at offset {offset} says what none can say")
     record = Record(
         kind, lsn, count, durable_lsn, producer, seq, from_seq, prev_crc, b"", crc, offset
     )
     return record, length, payload_crc
 
 
-def find_record(data: bytes, at: int, *, salt: bytes) -> Record | None:
-    """The next whole record of a file at or after ``at``; ``data`` is the whole file.
+def find_header(data: bytes, at: int, *, salt: bytes) -> Record | None:
+    """The next record header of a file that verifies, at or after ``at``, without
+    its payload; ``data`` is the whole file.
 
     For what follows damage: the magic is searched, and tried at every aligned place.
     """
     at = data.find(salt, at)
     while at >= 0:
         if at % ALIGNMENT_BYTES == 0:
-            try:
-                return read_record(data, at, salt=salt, offset=at)
-            except DamagedError:
-                pass
+            found = read_header(data, at, salt=salt, offset=at)
+            if found is not None:
+                return found[0]
         at = data.find(salt, at + 1)
     return None

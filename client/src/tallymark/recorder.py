@@ -36,6 +36,8 @@ from tallymark.texts import clean
 
 log = logging.getLogger("tallymark")
 
+_encode = msgspec.msgpack.Encoder().encode
+
 SESSION_TYPES = get_args(SessionType)
 SESSION_STATUSES = get_args(SessionStatus)
 
@@ -91,6 +93,34 @@ class Recorder:
         self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
         return False
 
+    def emit_before_flush(self, event: Event | Mapping[str, Any]) -> None:
+        """Queue an event that is flushed next; raises when it is not taken.
+
+        ``UsageError`` for what could only be dropped, ``DeliveryError`` otherwise.
+        """
+        complete = self._completed_or_refused(event)
+        if not self.delivery.put_quietly(complete):
+            raise self._refusal()
+
+    def _completed_or_refused(self, event: Event | Mapping[str, Any]) -> object:
+        complete: EventBase | dict[str, Any]
+        if isinstance(event, EventBase):
+            complete = self._completed(event)
+        elif _is_mapping_of_event(event):
+            complete = self._completed_mapping(event)
+        else:
+            raise UsageError(f"cannot record a {type(event).__name__}: not an event")
+        try:
+            size = len(_encode(complete))
+        # The event holds what the caller put there; encoding it may fail in any way.
+        except Exception as error:
+            raise UsageError(f"cannot record the event: it cannot be encoded: {error}") from error
+        if size > EVENT_BYTES_MAX:
+            raise UsageError(
+                f"cannot record the event: it has {size} bytes and the limit is {EVENT_BYTES_MAX}"
+            )
+        return complete
+
     def put(self, event: EventBase | Mapping[str, Any]) -> bool:
         """Queue an event that needs nothing more."""
         if self.disabled:
@@ -127,26 +157,11 @@ class Recorder:
             event["source"] = self.source
         return event
 
-    def check_event(self, event: object) -> None:
-        """Raises ``UsageError`` for what could only be dropped."""
-        if not isinstance(event, EventBase) and not _is_mapping_of_event(event):
-            raise UsageError(f"cannot record a {type(event).__name__}: not an event")
-        try:
-            size = len(msgspec.msgpack.encode(event))
-        # The event holds what the caller put there; encoding it may fail in any way.
-        except Exception as error:  # noqa: BLE001
-            raise UsageError(f"cannot record the event: it cannot be encoded: {error}") from None
-        if size > EVENT_BYTES_MAX:
-            raise UsageError(
-                f"cannot record the event: it has {size} bytes and the limit is {EVENT_BYTES_MAX}"
-            )
-
-    def not_taken(self) -> DeliveryError:
-        """Why a durable event was dropped."""
-        try:
-            self.delivery.check_usable()
-        except DeliveryError as error:
-            return error
+    def _refusal(self) -> DeliveryError:
+        """Why an event that was to be durable is not taken."""
+        failure = self.delivery.failure
+        if failure is not None:
+            return failure
         return DeliveryError(
             "cannot record the event: the client is closed"
             if self.delivery.closed

@@ -6,7 +6,7 @@ takes acknowledgements, until all is durable, and sleeps again. Each turn of
 its loop takes the same steps in the same order, and only the wait blocks::
 
     collect   queued events and lost counts become frozen batches
-    link up   connect when there is something to deliver and a try is due
+    connect   when there is something to deliver and a try is due
     push      send what the window allows
     check     deadlines of Welcome and Ack
     wait      for the socket, a wake-up or the next deadline
@@ -22,18 +22,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tallymark.backlog import Backlog
+from tallymark.backoff import Backoff
+from tallymark.conversation import Conversation
 from tallymark.errors import ConnectError, DeliveryError, ProtocolError, RefusedError
 from tallymark.intake import Intake
-from tallymark.protocol import messages
-from tallymark.protocol.connection import ClientConnection, State
-from tallymark.protocol.framing import frame
 from tallymark.protocol.messages import (
     Ack,
     Goodbye,
     Nack,
     Refused,
     ServerMessage,
-    Skip,
     Welcome,
 )
 from tallymark.settings import Settings
@@ -49,22 +47,8 @@ from tallymark.transport import (
 
 log = logging.getLogger("tallymark")
 
-WINDOW_BYTES_MAX = 8 * 1024 * 1024
-"""Most unacknowledged bytes, unless the daemon allows less."""
-
-
-class _Link:
-    """One connection with what the protocol knows of it."""
-
-    def __init__(self, transport: Transport, welcome_by: float) -> None:
-        self.transport = transport
-        self.connection = ClientConnection()
-        self.welcome_by = welcome_by
-        self.window_bytes = 0
-
-    @property
-    def open(self) -> bool:
-        return self.connection.state is State.OPEN
+LOOK_SECONDS = 0.02
+"""How often at least the sender looks at the queue while it is at work."""
 
 
 class Sender:
@@ -94,11 +78,12 @@ class Sender:
         self._names = {"producer": producer, "project": project, "client": client}
         self._settings = settings
         self._clock = clock
-        self._random = random_fraction
+        self._backoff = Backoff(
+            settings.backoff_seconds_min, settings.backoff_seconds_max, random_fraction
+        )
         self._poller = Poller()
-        self._link: _Link | None = None
+        self._talk: Conversation | None = None
         self._server_id = ""
-        self._failures = 0
         self._in_trouble = False
         self._refused = False
         self._retry_at = 0.0
@@ -123,8 +108,8 @@ class Sender:
     def forget_connection(self) -> None:
         """In a forked child: close the descriptors that are the parent's, silently."""
         self._poller.close()
-        if self._link is not None:
-            self._link.transport.close()
+        if self._talk is not None:
+            self._talk.transport.close()
 
     # The thread.
 
@@ -148,8 +133,8 @@ class Sender:
             self._collect(now)
             if self._stop_by is not None and self._finished(now, self._stop_by):
                 return False
-            if self._link is None:
-                self._link_up(now)
+            if self._talk is None:
+                self._talk_up(now)
             self._push(now)
             self._check(now)
             seconds = self._pause()
@@ -163,46 +148,46 @@ class Sender:
             self._stop_by is None
             and self.backlog.empty
             and not self._intake.waiters
-            and (self._link is None or self._link.open)
+            and (self._talk is None or self._talk.open)
         )
 
     def _finished(self, now: float, stop_by: float) -> bool:
         if not self._hurried:
             # A last try now, instead of when the backoff would have it.
             self._hurried = True
-            self._failures = 0
+            self._backoff.reset()
             self._retry_at = now
         return self.backlog.empty or now >= stop_by
 
     def _end(self) -> None:
         """Say Goodbye when nothing is left, close, and let everybody go."""
-        link = self._link
-        if link is not None:
-            if link.open and self.backlog.empty:
+        talk = self._talk
+        if talk is not None:
+            if talk.open and self.backlog.empty:
                 try:
-                    link.transport.send(link.connection.send(Goodbye()))
+                    talk.say_goodbye()
                 except OSError as error:
                     log.debug("tallymarkd was gone before the Goodbye: %s", error)
-            link.transport.close()
+            talk.transport.close()
         self._intake.over = True
         self._intake.quiet = False
         self.backlog.dismiss()
         self._poller.close()
 
-    # Collect, link up, push.
+    # Collect, connect, push.
 
     def _collect(self, now: float) -> None:
         self.backlog.notice_losses(self.trouble)
         if self._intake.waiters:
             self.backlog.freeze_for_waiters()
-        link = self._link
-        if link is None or not link.open or self._hold_until is not None:
+        talk = self._talk
+        if talk is None or not talk.open or self._hold_until is not None:
             return
         if now >= self._tick_at or self._stop_by is not None or self.backlog.batch_ready:
             self._tick_at = now + self._settings.linger_seconds
-            self.backlog.freeze_to(link.window_bytes)
+            self.backlog.freeze_to(talk.window_bytes)
 
-    def _link_up(self, now: float) -> None:
+    def _connect(self, now: float) -> None:
         if now < self._retry_at or self.backlog.empty:
             return
         try:
@@ -210,17 +195,17 @@ class Sender:
         except ConnectError as error:
             self._retry_later(str(error))
             return
-        link = _Link(transport, now + self._settings.welcome_timeout_seconds)
-        self._link = link
+        talk = Conversation(transport, now + self._settings.welcome_timeout_seconds)
+        self._talk = talk
         self._poller.watch(transport)
         try:
-            transport.send(link.connection.start(**self._names))
+            talk.begin(**self._names)
         except OSError as error:
             self._lose(_broken(error))
 
     def _push(self, now: float) -> None:
-        link = self._link
-        if link is None or not link.open:
+        talk = self._talk
+        if talk is None or not talk.open:
             return
         if self._hold_until is not None:
             if now < self._hold_until:
@@ -231,24 +216,19 @@ class Sender:
         if not self.backlog.in_flight:
             self._ack_by = now + self._settings.ack_timeout_seconds
         try:
-            while not link.transport.unsent:
-                batches = self.backlog.take(link.window_bytes)
-                if not batches:
-                    return
-                for batch in batches:
-                    link.transport.send(batch.frame)
+            talk.publish(self.backlog)
         except OSError as error:
             self._lose(_broken(error))
 
     # Check, wait, take in.
 
     def _check(self, now: float) -> None:
-        link = self._link
-        if link is None:
+        talk = self._talk
+        if talk is None:
             return
-        if not link.open:
-            if now >= link.welcome_by:
-                self._lose(silent(link.transport.path, self._settings.welcome_timeout_seconds))
+        if not talk.open:
+            if now >= talk.welcome_by:
+                self._lose(silent(talk.path, self._settings.welcome_timeout_seconds))
         elif self._hold_until is None and self.backlog.in_flight and now >= self._ack_by:
             self._lose(
                 f"nothing acknowledged within {self._settings.ack_timeout_seconds:g} s; "
@@ -279,29 +259,32 @@ class Sender:
 
     def _pause(self) -> float | None:
         """Seconds until something must be done; None when only others can bring work."""
-        link = self._link
-        if link is not None and not link.open:
-            due = link.welcome_by
+        talk = self._talk
+        if talk is not None and not talk.open:
+            due = talk.welcome_by
         elif self.backlog.empty:
             return None
-        elif link is None:
+        elif talk is None:
             due = self._retry_at
         elif self._hold_until is not None:
             due = self._hold_until
         else:
-            due = min(self._tick_at, self._ack_by) if self.backlog.in_flight else self._tick_at
+            # However long events may linger, a full batch is not to wait for it.
+            due = min(self._tick_at, self._clock() + LOOK_SECONDS)
+            if self.backlog.in_flight:
+                due = min(due, self._ack_by)
         if self._stop_by is not None:
             due = min(due, self._stop_by)
         return max(0.0, due - self._clock())
 
     def _take_in(self, found: int) -> None:
-        link = self._link
+        talk = self._talk
         try:
-            if link is not None:
-                if link.transport.unsent:
-                    link.transport.resume()
+            if talk is not None:
+                if talk.transport.unsent:
+                    talk.transport.resume()
                 if found & READABLE:
-                    self._receive(link)
+                    self._receive(talk)
         except ProtocolError as error:
             self._lose(f"{NOT_TALLYMARK}: {error}")
         except OSError as error:
@@ -309,48 +292,46 @@ class Sender:
         if found & WOKEN:
             self._woken = True
 
-    def _receive(self, link: _Link) -> None:
-        data = link.transport.receive()
-        if data is None:
-            return
-        if not data:
+    def _receive(self, talk: Conversation) -> None:
+        said = talk.receive()
+        if said is None:
             self._lose("it closed the connection; it is stopping, or another program is there")
             return
-        for message in link.connection.receive(data):
-            self._handle(link, message)
+        for message in said:
+            self._handle(talk, message)
 
     # What the daemon says.
 
-    def _handle(self, link: _Link, message: ServerMessage) -> None:
+    def _handle(self, talk: Conversation, message: ServerMessage) -> None:
         match message:
             case Ack():
                 if self.backlog.acknowledge(message):
                     self._ack_by = self._clock() + self._settings.ack_timeout_seconds
             case Welcome():
-                self._welcome(link, message)
+                self._welcome(talk, message)
             case Nack():
-                self._nacked(link, message)
+                self._nacked(talk, message)
             case Refused():
-                self._refuse(link, message)
+                self._refuse(talk, message)
             case Goodbye():
                 self._lose("it is stopping")
             case _:
                 raise ProtocolError("cannot take an answer to a question nobody asked")
 
-    def _welcome(self, link: _Link, welcome: Welcome) -> None:
+    def _welcome(self, talk: Conversation, welcome: Welcome) -> None:
         first_seq = self.backlog.first_seq
         self.backlog.resume(welcome.durable_seq)
         if welcome.durable_seq + 1 < first_seq:
-            self._step_over(link, welcome, first_seq)
-        link.window_bytes = min(WINDOW_BYTES_MAX, welcome.limits.unacknowledged_bytes_max)
+            self._step_over(talk, welcome, first_seq)
+        talk.agree(welcome.limits)
         # Once spoken to, a daemon's socket is the only one: its marks are there.
-        self._paths = [link.transport.path]
+        self._paths = [talk.path]
         self._server_id = welcome.server_id
-        self._failures = 0
+        self._backoff.reset()
         self._in_trouble = False
         self.trouble = ""
 
-    def _step_over(self, link: _Link, welcome: Welcome, first_seq: int) -> None:
+    def _step_over(self, talk: Conversation, welcome: Welcome, first_seq: int) -> None:
         """The daemon does not have what was acknowledged before: move its mark there."""
         from_seq, through_seq = welcome.durable_seq + 1, first_seq - 1
         if welcome.server_id == self._server_id:
@@ -359,28 +340,26 @@ class Sender:
                 from_seq,
                 through_seq,
             )
-        skip = Skip(
-            from_seq=from_seq, through_seq=through_seq, events=0, reason="acknowledged_before"
-        )
-        link.transport.send(frame(messages.encode(skip)))
+        talk.step_over(from_seq, through_seq)
 
-    def _nacked(self, link: _Link, nack: Nack) -> None:
+    def _nacked(self, talk: Conversation, nack: Nack) -> None:
         cause = f"{nack.message} ({nack.code})"
-        if not link.open:
+        if not talk.open:
             self._lose(f"it is not ready: {cause}")
             self._retry_at = max(self._retry_at, self._clock() + nack.retry_after_seconds)
             return
         # The outbox goes back only when the time is over: acknowledgements of
         # what came before the refused batch may still be on their way.
-        link.transport.retract()
-        self._hold_until = self._clock() + nack.retry_after_seconds
-        self.trouble = f"tallymarkd at {link.transport.path} takes no events now: {cause}"
+        talk.transport.retract()
+        # What follows a refused batch is refused as well, with a pause of its own.
+        until = self._clock() + nack.retry_after_seconds
+        self._hold_until = until if self._hold_until is None else max(until, self._hold_until)
+        self.trouble = f"tallymarkd at {talk.path} takes no events now: {cause}"
 
-    def _refuse(self, link: _Link, refused: Refused) -> None:
+    def _refuse(self, talk: Conversation, refused: Refused) -> None:
         self._refused = True
         self.trouble = (
-            f"tallymarkd at {link.transport.path} refused this client: "
-            f"{refused.message} ({refused.code})"
+            f"tallymarkd at {talk.path} refused this client: {refused.message} ({refused.code})"
         )
         self._intake.failure = RefusedError(refused.code, self.trouble)
         self.backlog.abandon("refused")
@@ -390,25 +369,20 @@ class Sender:
 
     def _lose(self, cause: str | ConnectError) -> None:
         """Close the connection; try again later, from the first batch that is not durable."""
-        link = self._link
-        if link is None:
+        talk = self._talk
+        if talk is None:
             return
         if isinstance(cause, str):
-            cause = cannot_reach(link.transport.path, cause)
+            cause = cannot_reach(talk.path, cause)
         self._poller.watch(None)
-        link.transport.close()
-        self._link = None
+        talk.transport.close()
+        self._talk = None
         self._hold_until = None
         self.backlog.rewind()
         self._retry_later(str(cause))
 
     def _retry_later(self, trouble: str) -> None:
-        """Exponential backoff with full jitter, so that clients do not come back at once."""
-        settings = self._settings
-        growth = 2.0 ** min(self._failures, 30)
-        ceiling = min(settings.backoff_seconds_max, settings.backoff_seconds_min * growth)
-        self._failures += 1
-        self._retry_at = self._clock() + self._random() * ceiling
+        self._retry_at = self._clock() + self._backoff.next_seconds()
         self.trouble = trouble
         if not self._in_trouble:
             self._in_trouble = True

@@ -25,6 +25,7 @@ from tallymarkd.text import one_line
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SOFTWARE = 70
+EXIT_INTERRUPTED = 130
 
 Run = Callable[[Settings], int]
 
@@ -173,12 +174,16 @@ def main() -> None:
     """Entry point of the ``tallymarkd`` command."""
     command = make_command(os.environ)
     try:
-        code = command.main(prog_name="tallymarkd", standalone_mode=False)
+        # command.main would also print an empty line when interrupted.
+        with command.make_context("tallymarkd", sys.argv[1:]) as ctx:
+            code = command.invoke(ctx)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
     except click.ClickException as error:
         click.echo(f"tallymarkd: cannot start: {_click_text(error)}", err=True)
         code = EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        code = EXIT_INTERRUPTED
     sys.exit(code)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from tallymark.errors import StorageError
 from tallymark.events import RunEnd, Usage
 from tallymark.fs import FileSystem, OsFileSystem
@@ -55,7 +56,8 @@ default of 5 ms a commit would wait that long for its turn."""
 GC_THRESHOLD = 50_000
 """Allocations between two collections: decoded events are many and short-lived."""
 
-SECONDS_PER_DAY = 86_400
+PRIVATE_UMASK = 0o077
+"""For files that others create for us: SQLite's."""
 
 log = logging.getLogger("tallymarkd")
 
@@ -68,6 +70,7 @@ def run(settings: Settings, fs: FileSystem | None = None) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(GC_THRESHOLD)
+    os.umask(PRIVATE_UMASK)
     fs = fs or OsFileSystem()
     with _state_dir(fs, settings.state_dir):
         restored = restore(fs, settings.state_dir, _journal_settings(settings))
@@ -300,9 +303,7 @@ class _Daemon:
         if unsaved:
             log.warning("no time to save %s; the journal has it", ", ".join(unsaved))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(
-                self._server.idle.wait(), max(0.05, deadline - time.monotonic())
-            )
+            await asyncio.wait_for(self._server.idle.wait(), max(0.05, deadline - time.monotonic()))
         self._restored.journal.close()
         self._restored.keys.close()
         log.info("stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Sequence
@@ -102,7 +103,9 @@ class _Conversation:
     def run(self, client: str) -> list[Answer]:
         self._poller.watch(self._transport)
         try:
-            self._transport.send(self._connection.start(client=client))
+            # Another program may have hung up already; what it said is still to be read.
+            with contextlib.suppress(BrokenPipeError):
+                self._transport.send(self._connection.start(client=client))
             while not self._answers.keys() >= self._asked:
                 self._wait()
                 self._take()

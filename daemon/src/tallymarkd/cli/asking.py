@@ -10,11 +10,11 @@ from tallymarkd.cli.place import Place
 
 CLIENT = f"tallymark/{__version__}"
 
-READ_TIMEOUT_SECONDS = 3.0
-"""For state. After it, what is saved is shown."""
+HEALTH_TIMEOUT_SECONDS = 0.5
+"""Who is well answers in milliseconds; ``tallymark health`` is to end within a second."""
 
-HEALTH_TIMEOUT_SECONDS = 0.6
-"""Somebody who is well answers in milliseconds; the command is to end within a second."""
+PATIENT_TIMEOUT_SECONDS = 3.0
+"""For whoever is not in such a hurry."""
 
 DEEP_TIMEOUT_SECONDS = 5.0
 """A probe waits for the disk, and for what is queued before it."""
@@ -24,9 +24,14 @@ class QuestionRefused(TallymarkError):
     """The daemon answered that there is no answer."""
 
 
-def ask_health(place: Place, *, deep: bool = False) -> HealthReport:
-    """How the daemon is. Raises ``DeliveryError``, also for one that is stopped."""
-    report = _ask(place, Health(id=1), HEALTH_TIMEOUT_SECONDS)
+def ask_health(
+    place: Place, *, deep: bool = False, timeout_seconds: float = PATIENT_TIMEOUT_SECONDS
+) -> HealthReport:
+    """How the daemon is. Raises ``DeliveryError``, also for one that is stopped.
+
+    ``deep`` asks a second time, for a probe, and waits longer for the answer.
+    """
+    report = _ask(place, Health(id=1), timeout_seconds)
     if deep:
         report = _ask(place, Health(id=1, deep=True), DEEP_TIMEOUT_SECONDS)
     if not isinstance(report, HealthReport):
@@ -45,7 +50,7 @@ def ask_state(place: Place, project: str) -> bytes:
 
 
 def _reply(place: Place, query: Query) -> bytes:
-    reply = _ask(place, query, READ_TIMEOUT_SECONDS)
+    reply = _ask(place, query, PATIENT_TIMEOUT_SECONDS)
     if not isinstance(reply, Reply):
         raise DeliveryError("cannot understand tallymarkd's answer: it is no reply")
     if reply.error:

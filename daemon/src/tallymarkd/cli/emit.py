@@ -31,9 +31,8 @@ LINES_TOLD_MAX = 10
     "timeout_seconds",
     type=click.FloatRange(0.0, 3600.0),
     default=5.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How long to wait until it is on disk.",
+    help="How long to wait until it is on disk.  [default: 5]",
 )
 @json_option
 @with_place
@@ -82,8 +81,8 @@ def _emit_one(place: Place, recorder: Recorder, event: dict[str, Any]) -> int:
         report = {"event_id": event["event_id"], "project": recorder.project}
         print_json({**report, **outcome.as_dict()})
     elif not outcome.refused:
-        word = "stored" if outcome.stored else "known already:"
-        click.echo(f"{word} {event['event_id']}")
+        known = f"known already: {event.get('dedupe_key')}"
+        click.echo(f"stored {event['event_id']}" if outcome.stored else known)
     if outcome.refused:
         raise NotRecorded(f"cannot record the event: tallymarkd rejected it: {_codes(outcome)}")
     return 0

@@ -21,6 +21,12 @@ from tallymark.events import (
 
 F = TypeVar("F", bound=Callable[..., object])
 
+
+def _any(words: Any) -> str:
+    *others, last = get_args(words)
+    return f"{', '.join(others)} or {last}"
+
+
 SHORT_NAMES = {
     "agent_name": "agent",
     "artifacts": "artifact",
@@ -34,18 +40,44 @@ SHORT_NAMES = {
 
 HELP = {
     "artifacts": "kind:value, as in commit:abc123. Can be repeated.",
-    "attrs": "KEY=VALUE. Can be repeated.",
+    "at": "When, as in 2026-01-02T03:04:05Z.  [default: now]",
+    "attrs": "Anything else. Can be repeated.",
+    "cache_read_tokens": "How many of the tokens read came from a cache.",
+    "cache_write_tokens": "How many of the tokens read went to a cache.",
+    "cost_source": "Where the cost comes from.",
+    "cwd": "Working directory.",
     "dedupe_key": "Names the thing counted: a second event with it changes nothing.",
+    "error_message": "What went wrong.",
+    "estimated_cost_usd": "What it cost.  [default: by the model's price]",
+    "event_id": "Names this event.  [default: a new id]",
     "input_tokens": "Tokens read, with those from and to a cache.",
     "output_tokens": "Tokens written, with reasoning.",
-    "status": "How it ended.",
-    "at": "When, as in 2026-01-02T03:04:05Z.  [default: now]",
+    "parent_run_id": "The run that started this one.  [default: TALLYMARK_PARENT_RUN_ID]",
+    "run_id": "The run it belongs to.",
+    "session_id": "The session it belongs to.  [default: TALLYMARK_SESSION_ID]",
+    "source": "The program that observed it.",
+    "status": f"Of a run {_any(RunStatus)}; of a session {_any(SessionStatus)}.",
+    "session_type": f"{_any(SessionType)}.",
+    "total_tokens": "The sum of input and output, if it is not that.",
 }
 
-WORDS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("run.end", "status"): get_args(RunStatus),
-    ("session.end", "status"): get_args(SessionStatus),
-    ("session.start", "session_type"): get_args(SessionType),
+METAVARS = {
+    "artifacts": "ARTIFACT",
+    "at": "TIME",
+    "attrs": "KEY=VALUE",
+    "cwd": "PATH",
+    "ended_at": "TIME",
+    "error_message": "TEXT",
+    "model_used": "MODEL",
+    "started_at": "TIME",
+    "ticket_key": "TICKET",
+}
+"""Where the field's last word does not say it."""
+
+WORDS = {
+    ("run.end", "status"): _any(RunStatus),
+    ("session.end", "status"): _any(SessionStatus),
+    ("session.start", "session_type"): _any(SessionType),
 }
 """Fields that take one of a few words."""
 
@@ -78,7 +110,7 @@ def event_options(function: F) -> F:
             option_name(name),
             multiple=several,
             default=() if several else None,
-            metavar=name.rpartition("_")[2].upper(),
+            metavar=METAVARS.get(name, name.rpartition("_")[2].upper()),
             help=HELP.get(name),
         )(function)
     return click.option(
@@ -123,7 +155,11 @@ def event_of_line(line: bytes) -> dict[str, Any]:
     if not isinstance(kind, str) or not kind:
         raise ValueError("it has no type, as in " + '"type": "run.end"')
     if kind in EVENT_TYPES:
-        check_fields(kind, fields, strict=True)
+        try:
+            check_fields(kind, fields, strict=True)
+        except ValueError as error:
+            cause, name = split_fault(str(error))
+            raise ValueError(f"{name}: {cause}" if name else cause) from None
     return {**fields, "type": kind}
 
 
@@ -132,11 +168,12 @@ def check_fields(kind: str, fields: Mapping[str, Any], *, strict: bool) -> dict[
 
     Text that is too long is not refused here: the daemon cuts and marks it.
     """
+    known = EVENT_TYPES[kind].__struct_fields__
     long = {name: value for name, value in fields.items() if _is_long(name, value)}
-    shown = {**fields, **{name: value[:TEXT_CHARS_MAX] for name, value in long.items()}}
+    shown = {name: value for name, value in fields.items() if name in known}
+    shown |= {name: value[:TEXT_CHARS_MAX] for name, value in long.items() if name in known}
     event = msgspec.convert({"type": kind, **shown}, EVENT_TYPES[kind], strict=strict)
-    given = {name: getattr(event, name) for name in fields if hasattr(event, name)}
-    return {"type": kind, **given, **long}
+    return {"type": kind, **fields, **{name: getattr(event, name) for name in shown}, **long}
 
 
 def _is_long(name: str, value: object) -> bool:
@@ -159,14 +196,18 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
 
 def _explain(kind: str, fields: Mapping[str, Any], fault: str) -> str:
     """What msgspec says of a field, said of its option."""
-    found = _fault.fullmatch(fault)
-    name = found["field"] if found else ""
-    if not found or name not in fields:
-        return f"cannot use these options: {fault}"
+    cause, name = split_fault(fault)
+    if name not in fields:
+        return f"cannot use these options: {cause}"
     words = WORDS.get((kind, name))
-    cause = f"it must be {', '.join(words)}" if words else _lower(found["cause"])
+    if words:
+        cause = f"it must be {words}"
     return f"cannot use {option_name(name)} {fields[name]!r}: {cause}"
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def split_fault(fault: str) -> tuple[str, str]:
+    """What msgspec says is wrong, and with which field; empty when with none."""
+    found = _fault.fullmatch(fault)
+    assert found is not None  # it matches anything
+    cause = found["cause"]
+    return cause[:1].lower() + cause[1:], found["field"] or ""

@@ -6,7 +6,7 @@ import click
 
 from tallymark.errors import DeliveryError
 from tallymark.protocol.messages import HealthReport, Reason
-from tallymarkd.cli.asking import ask_health
+from tallymarkd.cli.asking import HEALTH_TIMEOUT_SECONDS, ask_health
 from tallymarkd.cli.output import print_json
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.report import as_dict, print_reasons
@@ -26,7 +26,7 @@ def command(place: Place, deep: bool) -> int:
     Exit code 0 ok, 1 degraded, 2 failing or unreachable.
     """
     try:
-        answer = ask_health(place, deep=deep)
+        answer = ask_health(place, deep=deep, timeout_seconds=HEALTH_TIMEOUT_SECONDS)
     except DeliveryError as error:
         answer = unreachable(str(error))
     if place.as_json:

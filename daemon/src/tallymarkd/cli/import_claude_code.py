@@ -44,9 +44,8 @@ SOURCE_TEXT = "Claude Code transcripts"
     "timeout_seconds",
     type=click.FloatRange(0.1, 3600.0),
     default=30.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How long to wait for a tallymarkd that is away.",
+    help="How long to wait for a tallymarkd that goes away meanwhile.  [default: 30]",
 )
 @json_option
 @with_place

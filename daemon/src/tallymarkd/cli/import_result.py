@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
-from tallymarkd.core.pricing import Pricer
 
 from tallymark.events import Usage
-from tallymarkd.cli.output import compact, count, dollars, make_console, say
+from tallymarkd.cli.output import compact, count, dollars, first_that_fits, make_console, say
 from tallymarkd.cli.place import Place
 from tallymarkd.cli.recording import Outcome
+from tallymarkd.core.pricing import Pricer
 from tallymarkd.core.runs import NANOS
 from tallymarkd.sources.claude_code import ImportPlan
 from tallymarkd.sources.claude_lines import TokenCount
@@ -47,14 +47,15 @@ class Cost:
 
 @dataclass
 class Costs:
-    """What the usages of each session cost, by the prices that the daemon uses."""
+    """What usages cost, by the prices that the daemon uses."""
 
     pricer: Pricer = field(default_factory=Pricer)
+    total: Cost = field(default_factory=Cost)
     sessions: dict[str, Cost] = field(default_factory=dict)
+    agents: dict[str, Cost] = field(default_factory=dict)
 
     def add(self, event: Usage) -> None:
         """Price one usage."""
-        found = self.sessions.setdefault(event.session_id, Cost())
         price = self.pricer.price(
             event.model_used,
             input_tokens=event.input_tokens,
@@ -63,20 +64,15 @@ class Costs:
             cache_write_tokens=event.cache_write_tokens,
             at=event.at,
         )
-        if price is None:
-            found.unpriced += 1
-        else:
-            found.nanos += price.nanos
-
-    def of(self, session_id: str) -> Cost:
-        """One session's."""
-        return self.sessions.get(session_id, Cost())
-
-    @property
-    def total(self) -> Cost:
-        """All sessions'."""
-        found = self.sessions.values()
-        return Cost(sum(cost.nanos for cost in found), sum(cost.unpriced for cost in found))
+        for cost in (
+            self.total,
+            self.sessions.setdefault(event.session_id, Cost()),
+            self.agents.setdefault(event.agent_name, Cost()),
+        ):
+            if price is None:
+                cost.unpriced += 1
+            else:
+                cost.nanos += price.nanos
 
 
 def result_as_dict(plan: ImportPlan, outcome: Outcome, costs: Costs) -> dict[str, Any]:
@@ -87,7 +83,10 @@ def result_as_dict(plan: ImportPlan, outcome: Outcome, costs: Costs) -> dict[str
         "files": report.files,
         "lines": report.lines,
         "sessions": [_session(session, costs) for session in report.sessions],
-        "agents": {name: _share(share) for name, share in report.agents.items()},
+        "agents": {
+            name: {**_share(share), **_cost(costs.agents.get(name, Cost()))}
+            for name, share in report.agents.items()
+        },
         "total": {
             "sessions": len(report.sessions),
             "runs": report.runs,
@@ -117,7 +116,7 @@ def _session(session: SessionReport, costs: Costs) -> dict[str, Any]:
         "runs": session.runs,
         "responses": session.responses,
         **_tokens(session.tokens),
-        **_cost(costs.of(session.session_id)),
+        **_cost(costs.sessions.get(session.session_id, Cost())),
         "agents": {name: _share(share) for name, share in session.agents.items()},
     }
 
@@ -147,10 +146,12 @@ def print_result(place: Place, plan: ImportPlan, outcome: Outcome, costs: Costs)
     report = plan.report
     if report.sessions:
         for make_table in (_sessions_table, _agents_table):
-            table = make_table(report, costs, count)
-            if console.measure(table).maximum > console.width:
-                table = make_table(report, costs, compact)
-            console.print(table)
+            shapes = [
+                (count, COLUMNS),
+                *((compact, COLUMNS[:n]) for n in range(len(COLUMNS), 1, -1)),
+            ]
+            tables = (make_table(report, costs, show, columns) for show, columns in shapes)
+            console.print(first_that_fits(console, tables))
             click.echo()
     click.echo(summary(plan, outcome))
     for remark in remarks(report, outcome):
@@ -189,42 +190,61 @@ def remarks(report: ImportReport, outcome: Outcome) -> list[str]:
 Show = Callable[[float], str]
 
 
-def _sessions_table(report: ImportReport, costs: Costs, show: Show) -> Table:
-    table = _table("session", TOKEN_COLUMNS + ["cost", "unpriced"])
+COLUMNS = (
+    "runs",
+    "responses",
+    "input",
+    "cache read",
+    "cache write",
+    "output",
+    "cost",
+    "unpriced",
+)
+
+
+def _sessions_table(
+    report: ImportReport, costs: Costs, show: Show, columns: Sequence[str]
+) -> Table:
+    table = _table("session", columns)
     left_out = report.sessions[:-SESSIONS_SHOWN]
     if left_out:
         table.add_row(f"({count(len(left_out))} more)")
     for session in report.sessions[-SESSIONS_SHOWN:]:
-        cost = costs.of(session.session_id)
-        table.add_row(one_line(session.session_id[:ID_CHARS]), *_row(session, show, cost))
+        cells = _cells(session, show, costs.sessions.get(session.session_id, Cost()))
+        table.add_row(one_line(session.session_id[:ID_CHARS]), *cells[: len(columns)])
     table.add_section()
-    table.add_row("total", *_row(report, show, costs.total), style="bold")
+    table.add_row("total", *_cells(report, show, costs.total)[: len(columns)], style="bold")
     return table
 
 
-def _agents_table(report: ImportReport, costs: Costs, show: Show) -> Table:
-    table = _table("agent", TOKEN_COLUMNS)
+def _agents_table(report: ImportReport, costs: Costs, show: Show, columns: Sequence[str]) -> Table:
+    table = _table("agent", columns)
     for name, share in report.agents.items():
-        table.add_row(one_line(name), *_row(share, show))
+        cells = _cells(share, show, costs.agents.get(name, Cost()))
+        table.add_row(one_line(name), *cells[: len(columns)])
     return table
-
-
-TOKEN_COLUMNS = ["runs", "responses", "input", "cache read", "cache write", "output"]
 
 
 def _table(first: str, others: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     return table
 
 
-def _row(found: Any, show: Show, cost: Cost | None = None) -> list[str]:
+def _cells(found: Any, show: Show, cost: Cost) -> list[str]:
+    """What stands in ``COLUMNS``."""
     tokens = found.tokens
-    figures = [found.runs, found.responses, tokens.input, tokens.cache_read, tokens.cache_write]
-    cells = [show(figure) for figure in [*figures, tokens.output]]
-    return cells if cost is None else [*cells, dollars(cost.dollars), show(cost.unpriced)]
+    figures = [
+        found.runs,
+        found.responses,
+        tokens.input,
+        tokens.cache_read,
+        tokens.cache_write,
+        tokens.output,
+    ]
+    return [*map(show, figures), dollars(cost.dollars), show(cost.unpriced)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,13 @@ from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 NOTHING = "-"
 """Stands where there is no value."""
+
+UNBOUNDED_COLUMNS = 10_000
+"""Wider than any table."""
 
 MINUTE = 60
 HOUR = 60 * MINUTE
@@ -39,6 +43,17 @@ def make_console(env: Mapping[str, str], *, err: bool = False) -> Console:
         emoji=False,
         soft_wrap=False,
     )
+
+
+def first_that_fits(console: Console, tables: Iterable[Table]) -> Table:
+    """The first table of which the console can show every cell whole, else the last."""
+    from rich.measure import Measurement
+
+    options = console.options.update(max_width=UNBOUNDED_COLUMNS)
+    for table in tables:
+        if Measurement.get(console, options, table).maximum <= console.width:
+            break
+    return table
 
 
 def print_json(value: Any) -> None:

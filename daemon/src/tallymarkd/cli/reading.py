@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from tallymark.errors import DamagedError, DeliveryError, TallymarkError
+from tallymark.errors import DamagedError, DeliveryError, NewerFormatError, TallymarkError
 from tallymark.fs import OsFileSystem
 from tallymark.state import DashboardState
 from tallymarkd.cli.asking import ask_projects, ask_state
@@ -113,6 +113,8 @@ def _newest(file: Any) -> Saved | None:
                 raise DamagedError("it cannot be opened")
             state = snapshot(project_file.decode(body))
             return Saved(state, datetime.fromtimestamp(os.stat(path).st_mtime, UTC))
+        except NewerFormatError as error:
+            raise NewerFormatError(f"cannot read the saved state {path}: {error}") from None
         except (DamagedError, OSError) as error:
             say(f"cannot read the saved state {path}: {error}")
     return None

@@ -9,11 +9,14 @@ from typing import Any
 
 from tallymark import Client
 from tallymark.errors import DeliveryError, FlushTimeout, TallymarkError
-from tallymarkd.cli.asking import ask_health
+from tallymarkd.cli.asking import HEALTH_TIMEOUT_SECONDS, ask_health
 from tallymarkd.cli.place import Place
 
 PENDING_EVENTS_MAX = 2000
 """Events on their way at one time: what is in memory stays small."""
+
+UNFIT = ("unencodable", "too_large", "not_an_event")
+"""What the library drops because of the event itself."""
 
 GOODBYE_TIMEOUT_SECONDS = 0.2
 
@@ -99,7 +102,7 @@ class Recorder:
     def _trouble(self) -> str:
         """Why nothing got through, asked of the daemon itself."""
         try:
-            answer = ask_health(self._place)
+            answer = ask_health(self._place, timeout_seconds=HEALTH_TIMEOUT_SECONDS)
         except DeliveryError as error:
             return str(error)
         reasons = [f"{reason.message}; {reason.remedy}" for reason in answer.reasons]
@@ -120,6 +123,7 @@ class Recorder:
         """What became of the events so far."""
         stats = self._client.stats()
         rejected = Counter(stats.rejected)
-        rejected.update(stats.dropped)
+        # Never sent, since no daemon could take them.
+        rejected.update({code: stats.dropped[code] for code in UNFIT if code in stats.dropped})
         durable = stats.acknowledged - stats.duplicate - sum(stats.rejected.values())
         return Outcome(durable, stats.duplicate, rejected)

@@ -116,36 +116,46 @@ class Admission:
             return _tombstone(entry, f"the batch is no array of {count} events: {error}")
         if len(work.events) != count:
             return _tombstone(entry, f"{count} events were announced, {len(work.events)} came")
-        self._look_at(work, project)
-        keys = self._find_duplicates(work, project, key_by_id=key_by_id)
-        self._complete(work)
+        keyed, incomplete = self._look_through(work, project, key_by_id=key_by_id)
+        keys = self._find_duplicates(work, project, keyed) if keyed else []
+        for index in incomplete:
+            self._complete(work, index)
         return work.decision(keys)
 
-    def _look_at(self, work: _Work, project: str) -> None:
-        """Refuse what cannot be right, beyond what decoding has found."""
-        for index, event in enumerate(work.events):
-            if event is None:
-                continue
-            kind = type(event)
-            if kind is OtherEvent:
-                continue
-            fault = _fault(event, kind, project)  # type: ignore[arg-type]  # no OtherEvent here
-            if fault is not None:
-                work.refuse(index, *fault)
-
-    def _find_duplicates(
+    def _look_through(
         self, work: _Work, project: str, *, key_by_id: bool
-    ) -> list[tuple[int, int]]:
-        """Mark the events whose key was seen; gives (index, key) of the others."""
-        wanted: list[tuple[int, int]] = []
-        for index, event in enumerate(work.events):
+    ) -> tuple[list[tuple[int, str]], list[int]]:
+        """Refuse what cannot be right, beyond what decoding has found.
+
+        Gives (index, key) of the events that have a key, and the indexes of
+        those to which something must be added.
+        """
+        keyed: list[tuple[int, str]] = []
+        incomplete: list[int] = []
+        events = work.events
+        for index in range(len(events)) if key_by_id else _worth_a_look(events):
+            event = events[index]
             if event is None:
                 continue
+            if not isinstance(event, OtherEvent):
+                fault = _fault(event, project)
+                if fault is not None:
+                    work.refuse(index, *fault)
+                    continue
+                if isinstance(event, RunEnd | Usage) and (
+                    event.estimated_cost_usd is None or not event.event_id
+                ):
+                    incomplete.append(index)
             key = _key(event, key_by_id=key_by_id)
             if key:
-                wanted.append((index, key_hash(project, key)))
-        if not wanted:
-            return wanted
+                keyed.append((index, key))
+        return keyed, incomplete
+
+    def _find_duplicates(
+        self, work: _Work, project: str, keyed: list[tuple[int, str]]
+    ) -> list[tuple[int, int]]:
+        """Mark the events whose key was seen; gives (index, hash) of the others."""
+        wanted = [(index, key_hash(project, key)) for index, key in keyed]
         seen = self._keys.known(hashed for _, hashed in wanted)
         fresh: list[tuple[int, int]] = []
         for index, hashed in wanted:
@@ -156,19 +166,18 @@ class Admission:
                 fresh.append((index, hashed))
         return fresh
 
-    def _complete(self, work: _Work) -> None:
+    def _complete(self, work: _Work, index: int) -> None:
         """Add what is missing: an id for a run, a cost for what has none."""
-        for index, event in enumerate(work.events):
-            kind = type(event)
-            if kind is RunEnd:
-                if not event.event_id and not event.run_id:  # type: ignore[union-attr]
-                    work.entry.ids = {**work.entry.ids, index: self._new_id()}
-            elif kind is not Usage:
-                continue
-            if event.estimated_cost_usd is None:  # type: ignore[union-attr]
-                cost = self._price(event)  # type: ignore[arg-type]
-                if cost is not None:
-                    work.entry.costs = {**work.entry.costs, index: cost}
+        event = work.events[index]
+        if not isinstance(event, RunEnd | Usage):
+            return
+        entry = work.entry
+        if isinstance(event, RunEnd) and not event.event_id and not event.run_id:
+            entry.ids = {**entry.ids, index: self._new_id()}
+        if event.estimated_cost_usd is None:
+            cost = self._price(event)
+            if cost is not None:
+                entry.costs = {**entry.costs, index: cost}
 
 
 class _Work:
@@ -199,8 +208,8 @@ class _Work:
         for index, raw in enumerate(raws):
             self.events.append(None)
             if _length(raw) > EVENT_BYTES_MAX:
-                self.refuse(index, Verdict.TOO_LARGE,
-                            f"{_length(raw)} bytes; at most {EVENT_BYTES_MAX} are allowed")  # fmt: skip
+                message = f"{_length(raw)} bytes; at most {EVENT_BYTES_MAX} are allowed"
+                self.refuse(index, Verdict.TOO_LARGE, message)
                 continue
             try:
                 self._decode(index, raw)
@@ -277,22 +286,42 @@ def _length(raw: msgspec.Raw) -> int:
     return len(memoryview(raw))
 
 
-def _fault(event: Event, kind: type, project: str) -> tuple[Verdict, str] | None:
+def _worth_a_look(events: list[Any]) -> list[int]:
+    """Indexes of all events but plain, complete runs: most need no closer look.
+
+    One comprehension, since this is what every single event pays.
+    """
+    return [
+        index
+        for index, event in enumerate(events)
+        if type(event) is not RunEnd
+        or event.cache_read_tokens
+        or event.cache_write_tokens
+        or event.estimated_cost_usd is None
+        or event.dedupe_key
+        or event.project
+        or event.attrs is not None
+        or not event.event_id
+        or not event.agent_name
+    ]
+
+
+def _fault(event: Event, project: str) -> tuple[Verdict, str] | None:
     if event.project and event.project != project:
         return Verdict.WRONG_PROJECT, f"`project` is {event.project!r}, the sender's is {project!r}"
-    if kind is RunEnd or kind is Usage:
-        cached = event.cache_read_tokens + event.cache_write_tokens  # type: ignore[union-attr]
-        if cached > event.input_tokens:  # type: ignore[union-attr]
-            return (
-                Verdict.CACHE_EXCEEDS_INPUT,
+    if isinstance(event, RunEnd | Usage):
+        cached = event.cache_read_tokens + event.cache_write_tokens
+        if cached > event.input_tokens:
+            message = (
                 f"`cache_read_tokens` + `cache_write_tokens` = {cached} exceed `input_tokens` = "
-                f"{event.input_tokens}, which includes them",  # type: ignore[union-attr]
+                f"{event.input_tokens}, which includes them"
             )
-    if (kind is RunEnd or kind is RunStart) and not event.agent_name:
+            return Verdict.CACHE_EXCEEDS_INPUT, message
+    if isinstance(event, RunEnd | RunStart) and not event.agent_name:
         return Verdict.MISSING_FIELD, "`agent_name` is missing"
-    if kind is RunStart and not event.run_id and not event.event_id:
+    if isinstance(event, RunStart) and not event.run_id and not event.event_id:
         return Verdict.MISSING_FIELD, "`run_id` is missing"
-    if (kind is SessionStart or kind is SessionEnd) and not event.session_id:
+    if isinstance(event, SessionStart | SessionEnd) and not event.session_id:
         return Verdict.MISSING_FIELD, "`session_id` is missing"
     if event.attrs is not None:
         return _attrs_fault(event.attrs)
@@ -310,15 +339,17 @@ def _attrs_fault(attrs: dict[str, Any]) -> tuple[Verdict, str] | None:
 
 def _key(event: Event | OtherEvent, *, key_by_id: bool) -> str:
     if isinstance(event, OtherEvent):
-        fields = event.fields
-        key, event_id = fields.get("dedupe_key"), fields.get("event_id")
+        key = _text(event.fields.get("dedupe_key"))
+        event_id = _text(event.fields.get("event_id"))
     else:
         key, event_id = event.dedupe_key, event.event_id
-    if isinstance(key, str) and key:
-        return key
-    if key_by_id and isinstance(event_id, str) and event_id:
+    if not key and key_by_id and event_id:
         return f"event_id:{event_id}"
-    return ""
+    return key
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _cut(fields: dict[str, Any]) -> bool:

@@ -25,7 +25,6 @@ from tallymarkd.core.charges import (
     FAULTS,
     add_seconds,
     charge,
-    extras_of,
     joined,
     name_in,
     remember_runs,
@@ -146,7 +145,7 @@ def _end_run(state: ProjectState, batch: Batch, index: int, event: RunEnd) -> No
         spent,
         source,
         tokens_from,
-        extras_of(batch).get(index, {}),
+        batch.extras.get(index, {}),
     )
     state.open_runs.pop(run_id, None)
     state.runs.append(run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -74,6 +75,7 @@ class ServerState(msgspec.Struct, kw_only=True):
     ledger: Ledger = msgspec.field(default_factory=Ledger)
 
 
+@lru_cache(maxsize=4096)
 def producer_text(producer: bytes) -> str:
     """A record's producer as text; empty where there is none."""
     return "" if producer in (b"", NO_PRODUCER) else str(uuid.UUID(bytes=producer))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from tallymark.events import Event, RunEnd, Usage
 from tallymark.state import (
@@ -41,25 +40,18 @@ def time_of(event: Event, batch: Batch) -> datetime:
 def tally_of(event: Usage | RunEnd, batch: Batch, index: int, total: int) -> tuple[Tally, str]:
     """What the event carries, and where its cost is from: the event, else admission."""
     given, made = event.input_tokens, event.output_tokens
+    read, written = event.cache_read_tokens, event.cache_write_tokens
+    some = given + made + total + read + written  # refuses what is no number, before it is added
     nanos, source, unpriced = 0, event.cost_source, 0
     if event.estimated_cost_usd is not None:
         nanos = nanos_of(event.estimated_cost_usd)
     elif index in batch.costs:
         cost = batch.costs[index]
         nanos, source = cost.nanos, cost.source
-    elif given or made or total:
+    elif some:
         unpriced = 1
-    counts = 1 if isinstance(event, Usage) or given or made or total or nanos else 0
-    tally = Tally(
-        given,
-        made,
-        total,
-        event.cache_read_tokens,
-        event.cache_write_tokens,
-        nanos,
-        counts,
-        unpriced,
-    )
+    usages = 1 if some or nanos or isinstance(event, Usage) else 0
+    tally = Tally(given, made, total, read, written, nanos, usages, unpriced)
     return tally, source
 
 
@@ -153,9 +145,3 @@ def _new_session(state: ProjectState, session_id: str) -> LiveSession:
     drop_oldest(state.sessions, SESSIONS_MAX)
     drop_oldest(state.known_sessions, KNOWN_SESSIONS_MAX)
     return session
-
-
-def extras_of(batch: Batch) -> dict[int, dict[str, Any]]:
-    """Fields that this version does not know, by the index of the run.end that had them."""
-    found: dict[int, dict[str, Any]] = getattr(batch, "extras", {})
-    return found

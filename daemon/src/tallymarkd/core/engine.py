@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import msgspec
 
-from tallymark.errors import RefusedError
 from tallymark.events import EVENT_BYTES_MAX
 from tallymark.protocol.framing import FRAME_BYTES_MAX
 from tallymark.protocol.messages import (
     BATCH_EVENTS_MAX,
-    PROTOCOL,
-    PROTOCOL_MIN,
-    Ack,
     Hello,
     Limits,
     Nack,
@@ -36,36 +30,13 @@ from tallymarkd._version import __version__
 from tallymarkd.core.admission import Admission, Decision, Fault
 from tallymarkd.core.books import Books, SkipNotice
 from tallymarkd.core.committer import Committer, Ticket
-from tallymarkd.core.entry import Verdict, encode_entry
+from tallymarkd.core.entry import encode_entry
 from tallymarkd.core.keys import Keys
+from tallymarkd.core.producers import Link, Producer, Producers, TransientError, agree
 
 RETRY_SECONDS = 1.0
 
 log = logging.getLogger("tallymarkd")
-
-
-class Link(Protocol):
-    """What the engine needs of a conversation. All calls on the loop thread."""
-
-    def acknowledge(self, ack: Ack) -> None:
-        """Tell the client; nothing may be raised."""
-
-    def nack(self, nack: Nack) -> None:
-        """Tell the client to come again."""
-
-    def fence(self, message: str) -> None:
-        """A newer connection of the same producer has taken over."""
-
-    def settled(self, count: int) -> None:
-        """So many bytes that this conversation had handed in are settled."""
-
-
-class TransientError(Exception):
-    """Not now; the conversation ends with this Nack."""
-
-    def __init__(self, nack: Nack) -> None:
-        super().__init__(nack.message)
-        self.nack = nack
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,49 +48,6 @@ class EngineSettings:
     mark_days_max: int
     unacknowledged_bytes_max: int
     unacknowledged_total_bytes_max: int
-
-
-@dataclass(slots=True, eq=False)
-class Producer:
-    """A producer that has a connection, or something on its way to the journal."""
-
-    name: str
-    key: bytes
-    project: str
-    uid: int
-    durable_seq: int
-    admitted_seq: int
-    link: Link | None = None
-    welcome: Callable[[], None] | None = None
-    stored: int = 0
-    duplicate: int = 0
-    rejected: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-
-    def take_ack(self) -> Ack:
-        """The Ack that is due, with the counts since the one before."""
-        ack = Ack(
-            through_seq=self.durable_seq,
-            stored=self.stored,
-            duplicate=self.duplicate,
-            rejected=self.rejected,
-            reasons=self.reasons,
-        )
-        self.stored = self.duplicate = self.rejected = 0
-        self.reasons = {}
-        return ack
-
-    def count(self, decision: Decision) -> None:
-        """Add a durable batch's verdicts to the next Ack."""
-        stored, duplicate, rejected = decision.counts
-        self.stored += stored
-        self.duplicate += duplicate
-        self.rejected += rejected
-        if rejected:
-            for value in decision.entry.verdicts:
-                if value > Verdict.DUPLICATE:
-                    code = Verdict(value).code
-                    self.reasons[code] = self.reasons.get(code, 0) + 1
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +91,9 @@ class Engine:
         self._settings = settings
         self._note = note
         self._clock_ns = clock_ns
-        self._producers: dict[bytes, Producer] = {}
+        self._producers = Producers(
+            books, projects_max=settings.projects_max, producers_max=settings.producers_max
+        )
         self._waiting: set[Link] = set()
         self.unacknowledged_bytes = 0
         self.disk_full: str | None = None
@@ -177,21 +107,26 @@ class Engine:
         """Have ``link.settled(0)`` called once the engine is not overloaded any more."""
         self._waiting.add(link)
 
+    @property
+    def projects_full(self) -> bool:
+        """Whether there is no room for another project."""
+        return self._producers.projects_full
+
     # Conversations begin and end.
 
-    def open(self, hello: Hello, uid: int, link: Link, ready: Callable[[Welcome], None]) -> (
-        Producer | None
-    ):
+    def open(
+        self, hello: Hello, uid: int, link: Link, ready: Callable[[Welcome], None]
+    ) -> Producer | None:
         """Admit a client; ``ready`` is called once its Welcome can be given.
 
         Gives the producer, None for a client that only asks. Raises
         ``RefusedError`` for good and ``TransientError`` for now.
         """
-        protocol = _agree(hello)
+        protocol = agree(hello)
         if not hello.producer:
             ready(self._welcome(protocol, 0))
             return None
-        producer = self._producer(hello, uid)
+        producer = self._producers.find(hello, uid)
         if producer.link is not None:
             producer.link.fence("a newer connection of the same producer has taken over")
         producer.link = link
@@ -215,51 +150,10 @@ class Engine:
 
     def _welcome_settled(self, producer: Producer) -> None:
         """Welcome waits until what an older connection had handed in is settled."""
-        if producer.welcome is not None and producer.admitted_seq == producer.durable_seq:
+        if producer.welcome is not None and producer.settled:
             welcome, producer.welcome = producer.welcome, None
             producer.take_ack()
             welcome()
-
-    def _producer(self, hello: Hello, uid: int) -> Producer:
-        try:
-            key = uuid.UUID(hello.producer)
-        except ValueError:
-            raise RefusedError(
-                "protocol_error", f"cannot use {hello.producer!r} as a producer: it is no UUID"
-            ) from None
-        if not hello.project:
-            raise RefusedError("wrong_project", "cannot take events without a project")
-        mark = self.books.server.marks.get(str(key))
-        known = self._producers.get(key.bytes)
-        bound = mark or known
-        if bound is None:
-            self._refuse_over_limits(hello.project)
-        elif bound.uid != uid:
-            raise RefusedError("wrong_user", "cannot use this producer: it is another user's")
-        elif bound.project != hello.project:
-            raise RefusedError(
-                "wrong_project",
-                f"cannot use this producer for {hello.project!r}: it is bound to {bound.project!r}",
-            )
-        if mark is not None:
-            mark.contact_seconds = self.books.server.running_seconds
-        if known is None:
-            seq = mark.seq if mark is not None else 0
-            known = Producer(str(key), key.bytes, hello.project, uid, seq, seq)
-            self._producers[key.bytes] = known
-        return known
-
-    def _refuse_over_limits(self, project: str) -> None:
-        server, settings = self.books.server, self._settings
-        if len(server.marks) >= settings.producers_max:
-            raise TransientError(_overloaded(f"{settings.producers_max} producers are known"))
-        if project not in self.books.projects and self.projects_full:
-            raise TransientError(_overloaded(f"there are {settings.projects_max} projects"))
-
-    @property
-    def projects_full(self) -> bool:
-        """Whether there is no room for another project."""
-        return len(self.books.projects) >= self._settings.projects_max
 
     def detach(self, producer: Producer, link: Link) -> None:
         """A conversation is over; what it handed in goes on to the journal."""
@@ -267,11 +161,7 @@ class Engine:
         if producer.link is link:
             producer.link = None
             producer.welcome = None
-            self._forget_idle(producer)
-
-    def _forget_idle(self, producer: Producer) -> None:
-        if producer.link is None and producer.admitted_seq == producer.durable_seq:
-            self._producers.pop(producer.key, None)
+            self._producers.forget_idle(producer)
 
     # Events come in.
 
@@ -331,7 +221,7 @@ class Engine:
 
     def goodbye(self, producer: Producer) -> None:
         """The client has seen everything acknowledged: retire its mark."""
-        if producer.admitted_seq == producer.durable_seq and producer.durable_seq:
+        if producer.settled and producer.durable_seq:
             ticket = Ticket(Kind.FORGET, b"", producer=producer.key, context=_Context())
             self._submit(ticket, 0)
 
@@ -390,101 +280,99 @@ class Engine:
     # Commits come back.
 
     def committed(self, tickets: Sequence[Ticket]) -> None:
-        """Take in what is durable, and answer everybody who waits for it."""
-        answer: dict[bytes, Producer] = {}
-        failed: dict[bytes, Producer] = {}
-        error: Exception | None = None
-        for ticket in tickets:
-            context: _Context = ticket.context
-            self.unacknowledged_bytes -= context.size
-            if ticket.failed is None:
-                self._keep(ticket, context)
-            else:
-                error = ticket.failed
-                self._drop(context, error)
-            producer = context.producer
-            if producer is not None:
-                (answer if ticket.failed is None else failed)[producer.key] = producer
-            if context.link is not None:
-                context.link.settled(context.size)
-            if context.done is not None:
-                context.done(ticket.failed)
-        self._note()
-        if error is None:
-            self.disk_full = None
+        """Answer everybody who waits for these, and take in what is durable.
+
+        The answers go first, since somebody waits for them. Nobody can see the
+        books between the two: both happen in one turn of the loop.
+        """
+        kept = [ticket for ticket in tickets if ticket.failed is None]
+        self._settle(kept)
+        if len(kept) < len(tickets):
+            self._fail([ticket for ticket in tickets if ticket.failed is not None])
         else:
-            self._failed(failed, error)
-        for producer in answer.values():
-            self._answer(producer)
+            self.disk_full = None
+        for ticket in kept:
+            self._keep(ticket)
+        self._note()
         if self._waiting and not self.overloaded:
             waiting, self._waiting = self._waiting, set()
             for link in waiting:
                 link.settled(0)
 
-    def _keep(self, ticket: Ticket, context: _Context) -> None:
-        producer, decision = context.producer, context.decision
+    def _settle(self, kept: Sequence[Ticket]) -> None:
+        """Answer for what is durable: one Ack for each producer."""
+        answer: dict[bytes, Producer] = {}
+        for ticket in kept:
+            context: _Context = ticket.context
+            producer = context.producer
+            if producer is not None:
+                producer.durable_seq = ticket.seq
+                if context.decision is not None:
+                    producer.count(context.decision)
+                answer[producer.key] = producer
+            self._release(context, None)
+        for producer in answer.values():
+            if producer.link is not None and producer.welcome is None:
+                producer.link.acknowledge(producer.take_ack())
+            self._welcome_settled(producer)
+            self._producers.forget_idle(producer)
+
+    def _release(self, context: _Context, error: Exception | None) -> None:
+        """What a ticket held back is free again."""
+        self.unacknowledged_bytes -= context.size
+        if context.link is not None:
+            context.link.settled(context.size)
+        if context.done is not None:
+            context.done(error)
+
+    def _keep(self, ticket: Ticket) -> None:
+        """Apply what is durable to the books."""
+        decision: Decision | None = ticket.context.decision
         if decision is None:
             self.books.control(ticket)
-        else:
-            entry = decision.entry
-            self.books.batch(
-                ticket.lsn, ticket.count, ticket.producer, ticket.seq, entry, decision.batch
-            )
-            if decision.keys:
-                self._keys.settle(decision.keys, ticket.lsn)
-            if producer is not None:
-                producer.count(decision)
-        if producer is not None:
-            producer.durable_seq = ticket.seq
+            return
+        self.books.batch(
+            ticket.lsn,
+            ticket.count,
+            ticket.producer,
+            ticket.seq,
+            decision.entry,
+            decision.batch,
+        )
+        if decision.keys:
+            self._keys.settle(decision.keys, ticket.lsn)
 
-    def _drop(self, context: _Context, error: Exception) -> None:
-        if context.decision is not None:
-            self._keys.withdraw(context.decision.keys)
-
-    def _failed(self, producers: dict[bytes, Producer], error: Exception) -> None:
+    def _fail(self, tickets: Sequence[Ticket]) -> None:
         """The disk is full: go back, and let nothing overtake what was not kept."""
+        error = tickets[0].failed
         if self.disk_full is None:
             log.error("%s; clients will send again", error)
         self.disk_full = str(error)
         self._committer.epoch += 1
+        producers: dict[bytes, Producer] = {}
+        for ticket in tickets:
+            context: _Context = ticket.context
+            if context.decision is not None:
+                self._keys.withdraw(context.decision.keys)
+            if context.producer is not None:
+                producers[context.producer.key] = context.producer
+            self._release(context, ticket.failed)
         for producer in producers.values():
-            producer.admitted_seq = producer.durable_seq
-            if producer.link is not None and producer.welcome is None:
-                producer.link.nack(
-                    Nack(
-                        code="disk_full",
-                        seq=producer.durable_seq + 1,
-                        message=str(error),
-                        retry_after_seconds=RETRY_SECONDS,
-                    )
-                )
-            self._welcome_settled(producer)
-            self._forget_idle(producer)
+            self._go_back(producer)
 
-    def _answer(self, producer: Producer) -> None:
+    def _go_back(self, producer: Producer) -> None:
+        producer.admitted_seq = producer.durable_seq
         if producer.link is not None and producer.welcome is None:
-            producer.link.acknowledge(producer.take_ack())
+            producer.link.nack(
+                Nack(
+                    code="disk_full",
+                    seq=producer.durable_seq + 1,
+                    message=str(self.disk_full),
+                    retry_after_seconds=RETRY_SECONDS,
+                )
+            )
         self._welcome_settled(producer)
-        self._forget_idle(producer)
-
-
-def _agree(hello: Hello) -> int:
-    if hello.protocol_min > PROTOCOL or hello.protocol_max < PROTOCOL_MIN:
-        raise RefusedError(
-            "unsupported_protocol",
-            f"cannot speak protocol {hello.protocol_min} to {hello.protocol_max}: "
-            f"this daemon speaks {PROTOCOL_MIN} to {PROTOCOL}",
-        )
-    return min(hello.protocol_max, PROTOCOL)
-
-
-def _overloaded(what: str) -> Nack:
-    return Nack(
-        code="overloaded",
-        seq=1,
-        message=f"cannot take a new producer: {what}",
-        retry_after_seconds=60.0,
-    )
+        self._producers.forget_idle(producer)
 
 
 def _batch_ticket(
@@ -498,3 +386,6 @@ def _batch_ticket(
         seq=seq,
         context=context,
     )
+
+
+__all__ = ["Engine", "EngineSettings", "Link", "PostResult", "Producer", "TransientError"]

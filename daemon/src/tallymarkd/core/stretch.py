@@ -18,7 +18,6 @@ from tallymarkd.core.charges import (
     FAULTS,
     add_seconds,
     charge,
-    extras_of,
     remember_runs,
     tally_of,
     touch_agent,
@@ -42,7 +41,7 @@ from tallymarkd.core.runs import (
 
 def stretch_end(state: ProjectState, batch: Batch, start: int) -> int:
     """Where the stretch that begins with the event at ``start`` ends, at least one on."""
-    events, open_runs, extras = batch.events, state.open_runs, extras_of(batch)
+    events, open_runs, extras = batch.events, state.open_runs, batch.extras
     first = events[start]
     if type(first) is not RunEnd or not first.agent_name:
         return start + 1

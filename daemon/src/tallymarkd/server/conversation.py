@@ -68,7 +68,11 @@ class Conversation(asyncio.Protocol):
             return
         if messages:
             self._stop_timer()
+            # A stream of large frames must not hold on to memory others wait for.
+            self._desk.pool.release(self)
             for message in messages:
+                if self._gone:
+                    return
                 self._take(message)
         self._watch()
 
@@ -91,8 +95,6 @@ class Conversation(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._pause("the client does not read")
-        if self._transport and self._transport.get_write_buffer_size() > WRITE_BYTES_MAX:
-            self._transport.abort()
 
     def resume_writing(self) -> None:
         self._resume("the client does not read")
@@ -132,6 +134,7 @@ class Conversation(asyncio.Protocol):
     def _welcome(self, welcome: Welcome) -> None:
         self._welcomed = True
         self._send(welcome)
+        self._close_when_done()
 
     def _may_send(self) -> bool:
         """A client is connected once it has Welcome; what it sends before is not taken."""
@@ -196,6 +199,8 @@ class Conversation(asyncio.Protocol):
     def nack(self, nack: Nack) -> None:
         """See ``Link``."""
         self._send(nack)
+        # Not at once: the Ack of what was kept may follow in the same breath.
+        asyncio.get_running_loop().call_soon(self._close_when_done)
 
     def fence(self, message: str) -> None:
         """See ``Link``."""
@@ -224,8 +229,15 @@ class Conversation(asyncio.Protocol):
         self._pause("the daemon is stopping")
 
     def _send(self, message: Message) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(self._connection.send(message))
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(self._connection.send(message))
+        if self._transport.get_write_buffer_size() > WRITE_BYTES_MAX:
+            self._transport.abort()
+
+    @property
+    def _gone(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
 
     def _refuse(self, refused: Refused) -> None:
         self._send(refused)
@@ -238,7 +250,8 @@ class Conversation(asyncio.Protocol):
 
     def _owes(self) -> bool:
         """Whether something the client handed in is not answered yet."""
-        return self._unacknowledged > 0 or self._questions > 0
+        waiting = self._producer is not None and not self._welcomed
+        return waiting or self._unacknowledged > 0 or self._questions > 0
 
     def _close_when_done(self) -> None:
         if self._ended and not self._owes():

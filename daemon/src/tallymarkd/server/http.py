@@ -47,6 +47,7 @@ class HttpConversation(asyncio.Protocol):
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._busy = False
+        self._choked = False
         self._ended = False
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -61,11 +62,8 @@ class HttpConversation(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._h11.their_state is h11.ERROR:
             return
-        try:
-            self._h11.receive_data(data)
-            self._advance()
-        except h11.RemoteProtocolError as error:
-            self._protocol_error(error)
+        self._h11.receive_data(data)
+        self._advance()
 
     def eof_received(self) -> bool:
         """An answer that is due is sent before the socket closes."""
@@ -77,11 +75,20 @@ class HttpConversation(asyncio.Protocol):
         self._transport = None
         self._on_close(self)
 
+    def pause_writing(self) -> None:
+        """The client does not read: take no further request of it."""
+        self._choked = True
+        self._set_reading()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self._set_reading()
+        self._advance()
+
     def stop_reading(self) -> None:
         """Take nothing more; what was taken is still answered."""
         self._stopping = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._set_reading()
 
     def say_goodbye(self, reason: str) -> None:
         """The daemon stops: everything due has been sent."""
@@ -90,9 +97,13 @@ class HttpConversation(asyncio.Protocol):
     # Requests.
 
     def _advance(self) -> None:
-        """Take the events that h11 has, up to the end of one request."""
-        while not self._busy and self._transport is not None:
-            event = self._h11.next_event()
+        """Take the requests that have come, one at a time."""
+        while not (self._busy or self._choked or self._gone):
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                self._protocol_error(error)
+                return
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return
             if isinstance(event, h11.Request):
@@ -100,28 +111,42 @@ class HttpConversation(asyncio.Protocol):
             elif isinstance(event, h11.Data):
                 self._body += event.data
                 if len(self._body) > BODY_BYTES_MAX:
-                    self._refuse(413, f"cannot take a body over {BODY_BYTES_MAX} bytes")
-                    return
+                    self._refuse_body()
             elif isinstance(event, h11.EndOfMessage):
                 self._end_of_request()
             elif isinstance(event, h11.ConnectionClosed):
                 self._close()
-                return
+
+    @property
+    def _gone(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
 
     def _begin(self, request: h11.Request) -> None:
         self._request = request
         self._body.clear()
-        if self._h11.they_are_waiting_for_100_continue:
+        length = self._header("content-length")
+        if length and self._header("transfer-encoding"):
+            # Whoever stands between might take the other one (RFC 9112, 6.1).
+            self._refuse(400, "cannot tell where the body ends: it has both a length and chunks")
+        elif length and int(length) > BODY_BYTES_MAX:
+            self._refuse_body()
+        elif self._h11.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))
+
+    def _refuse_body(self) -> None:
+        self._refuse(413, f"cannot take a body over {BODY_BYTES_MAX} bytes")
 
     def _end_of_request(self) -> None:
         request = self._request
         assert request is not None
         self._stop_timer()
         self._busy = True
-        if self._transport is not None:
-            self._transport.pause_reading()
-        target = urlsplit(request.target.decode("ascii", "replace"))
+        self._set_reading()
+        try:
+            target = urlsplit(request.target.decode("ascii", "replace"))
+        except ValueError as error:
+            self._answer(400, _problem(f"cannot read the address: {error}"))
+            return
         query = {name: values[-1] for name, values in parse_qs(target.query).items()}
         routes: dict[str, tuple[str, Callable[[dict[str, str]], None]]] = {
             "/v1/events": ("POST", self._post_events),
@@ -141,9 +166,8 @@ class HttpConversation(asyncio.Protocol):
 
     def _post_events(self, query: dict[str, str]) -> None:
         engine = self._desk.engine
-        if engine.disk_full is not None or engine.overloaded:
-            why = engine.disk_full or "too much is waiting to be written"
-            self._unavailable(f"cannot take events now: {why}")
+        if engine.overloaded:
+            self._unavailable("cannot take events now: too much is waiting to be written")
             return
         many = self._header("content-type").partition(";")[0].strip().lower() == NDJSON
         try:
@@ -251,9 +275,19 @@ class HttpConversation(asyncio.Protocol):
             return
         self._h11.start_next_cycle()
         self._start_timer()
-        if self._transport is not None:
+        self._set_reading()
+        # What has come already is looked at later, so that a long row of
+        # requests does not become a deep stack.
+        asyncio.get_running_loop().call_soon(self._advance)
+
+    def _set_reading(self) -> None:
+        """Read while there is nothing to answer and the answers are taken."""
+        if self._gone or self._transport is None:
+            return
+        if self._busy or self._choked or self._stopping:
+            self._transport.pause_reading()
+        else:
             self._transport.resume_reading()
-            asyncio.get_running_loop().call_soon(self.data_received, b"")
 
     def _write(self, event: h11.Event) -> None:
         data = self._h11.send(event)

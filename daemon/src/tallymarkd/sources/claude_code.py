@@ -6,7 +6,8 @@ What becomes what:
 - a turn of the main thread (prompt to last response) → one ``run.end`` of the
   agent ``claude-code``; a subagent's transcript → one of its type;
 - a session in which a model answered → ``session.start``, and ``session.end``
-  once none of its files was touched for an hour.
+  once none of its files may still grow: one that was not touched for an hour, or
+  has no line of the last day, does not.
 
 A run is ``error`` when its last response was an API error, ``blocked`` when a
 person interrupted it or when it stopped while it still asked for a tool, and
@@ -44,12 +45,18 @@ from tallymarkd.sources.claude_items import MAIN, Faults, Thread, join_artifacts
 from tallymarkd.sources.claude_lines import TokenCount
 from tallymarkd.sources.claude_report import ImportReport, SessionReport
 from tallymarkd.sources.claude_runs import History, Run, Session
-from tallymarkd.sources.claude_transcript import read_transcript
+from tallymarkd.sources.claude_transcript import Transcript, read_transcript
 
 SOURCE = "claude-code"
 UNKNOWN_PROJECT = "unknown"
 IDLE_SECONDS = 3600.0
 """A file that was not touched for so long is finished."""
+
+COPIED_SECONDS = 24 * 3600.0
+"""A file with no line younger than this is finished, whenever it was touched.
+
+A line has the time at which it was written: such a file was copied, restored or
+checked out, and is not being written."""
 
 
 def find_transcripts(root: Path | None, env: Mapping[str, str]) -> list[Path]:
@@ -124,7 +131,7 @@ def read_transcripts(
         try:
             found = read_transcript(path, faults, on_progress)
             # Taken after reading, so that a line written meanwhile is noticed.
-            live = now.timestamp() - modified(path) < idle_seconds
+            live = _may_grow(found, now, modified(path), idle_seconds)
         except OSError as error:
             report.unreadable[str(path)] = error.strerror or str(error)
             continue
@@ -135,6 +142,12 @@ def read_transcripts(
         history.add(found, live=live)
     history.settle()
     return ImportPlan(history, report, project=project, project_of=project_of)
+
+
+def _may_grow(found: Transcript, now: datetime, touched: float, idle_seconds: float) -> bool:
+    newest = max((span.last for span in found.spans.values()), default=now)
+    copied = (now - newest).total_seconds() >= COPIED_SECONDS
+    return now.timestamp() - touched < idle_seconds and not copied
 
 
 class ImportPlan:
@@ -205,9 +218,9 @@ class _SessionPlan:
         self._runs: list[tuple[Run, str]] = []
         started = session.span.first
         if session.copies:
-            runs = (history.run_of[name].started_at for name in names)
-            began = min((run.started_at for run in session.runs), default=None)
-            started = began if began is not None else min(runs)
+            answered = (history.responses[name].at for name in names)
+            began = (run.started_at for run in session.runs)
+            started = min(began, default=None) or min(answered)
         self.report = SessionReport(
             session_id=session.session_id,
             project=project,
@@ -311,6 +324,7 @@ class _SessionPlan:
         )
 
     def _start(self) -> SessionStart:
+        resumed = self._session.copies or self._session.span.continues
         key = f"{SOURCE}:session:{self.session_id}:start"
         return SessionStart(
             event_id=key,
@@ -318,7 +332,7 @@ class _SessionPlan:
             at=self.report.started_at,
             session_id=self.session_id,
             source=SOURCE,
-            session_type="continuation" if self._session.copies else "initializer",
+            session_type="continuation" if resumed else "initializer",
         )
 
     def _end(self) -> SessionEnd:

@@ -63,7 +63,6 @@ class Response(msgspec.Struct, kw_only=True):
         """This response as two copies of it show it: the one that goes further,
         with what was made by either."""
         ahead, behind = (other, self) if other._reach() > self._reach() else (self, other)
-        ahead.asks_tool = ahead.asks_tool or behind.asks_tool
         ahead.artifacts = join_artifacts(ahead.artifacts, behind.artifacts)
         return ahead
 

@@ -48,6 +48,13 @@ _COMMITTED = re.compile(
 )
 """What ``git commit`` prints: ``[main 1a2b3c4] subject``."""
 
+_HALF = rb"u[dD][89abAB][0-9a-fA-F]{2}"
+_OTHER_HALF = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPES = re.compile(
+    rb"\\(?:%b\\%b|%b|%b|.)" % (_HALF, _OTHER_HALF, _HALF, _OTHER_HALF), re.DOTALL
+)
+"""Every escape in JSON; half a surrogate pair is the only one of six bytes."""
+
 _NOTHING = Raw(b"null")
 _T = TypeVar("_T")
 
@@ -168,13 +175,34 @@ _text = msgspec.json.Decoder(str)
 def decode_line(raw: bytes) -> Line:
     """The envelope. Raises ``NotUnderstood`` with the kind of what is wrong."""
     try:
-        return _line.decode(raw)
+        return _decode_mending(raw)
     except msgspec.ValidationError:
         raise NotUnderstood("JSON, but not a transcript line") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise NotUnderstood("not JSON") from None
     except RecursionError:
         raise NotUnderstood("nested too deeply") from None
+
+
+def _decode_mending(raw: bytes) -> Line:
+    """Decode a line, also when some text in it was cut inside a character.
+
+    JavaScript cuts between the halves of a surrogate pair and writes the half
+    as an escape, which is not text; that must not cost a response its tokens.
+    """
+    try:
+        return _line.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        mended = _ESCAPES.sub(_mend, raw)
+        if mended == raw:
+            raise
+        return _line.decode(mended)
+
+
+def _mend(found: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if len(found[0]) == len(b"\\ud83d") else found[0]
 
 
 def decode_message(line: Line) -> Message:

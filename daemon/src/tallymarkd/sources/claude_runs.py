@@ -162,8 +162,9 @@ class History:
         """The sessions, each after those that it continues.
 
         A copy says whose it is, in newer versions; else it was the later one to
-        end. (A silent copy of a session that goes on for longer than the copy
-        takes what both have. The totals are the same.)
+        end. (A silent copy of a session that goes on for longer than the copy, or
+        one that has nothing of its own yet, takes what both have. The totals are
+        the same.)
         """
         ordered: list[Session] = []
         placed: set[str] = set()

@@ -195,7 +195,9 @@ class _Reader:
     def _extend_span(self, line: Line, at: datetime) -> None:
         span = self.found.spans.get(self._session)
         if span is None:
-            span = self.found.spans[self._session] = Span(at, at)
+            # Lines of another session before these are the history that was resumed.
+            before = next(reversed(self.found.spans), "")
+            span = self.found.spans[self._session] = Span(at, at, continues=before)
         span.first = min(span.first, at)
         span.last = max(span.last, at)
         span.cwd = span.cwd or lines.text_of(line.cwd)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.fs import FileSystem
 
 FORMAT = 1
 QUERY_KEYS_MAX = 500
@@ -28,8 +29,9 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 class KeyIndex:
     """Keys with the LSN that brought them. Not thread-safe.
 
-    ``open`` raises ``DamagedError`` for a file that is no index of this
-    format; the caller deletes it and rebuilds.
+    ``open`` raises ``DamagedError`` for a file that is no index of this format;
+    the caller deletes it, with ``remove``, and rebuilds. What SQLite meets later
+    comes as ``sqlite3.Error``.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -39,7 +41,10 @@ class KeyIndex:
     @classmethod
     def open(cls, path: Path) -> KeyIndex:
         """Open or create the index. Raises ``DamagedError``, ``NewerFormatError``."""
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise DamagedError(f"cannot use {path} as an index: {error}") from error
         try:
             db.execute("PRAGMA journal_mode = WAL")
             # A lost transaction is rebuilt from the journal; a torn one never shows.
@@ -49,17 +54,25 @@ class KeyIndex:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             elif version > FORMAT:
                 raise NewerFormatError(
-                    f"{path} was written in format {version}; this version reads {FORMAT}"
+                    f"cannot open {path}: it was written in format {version}; "
+                    f"this version reads {FORMAT}"
                 )
             elif version != FORMAT or not _sound(db):
-                raise DamagedError(f"{path} is not an index of this format")
+                raise DamagedError(f"cannot use {path} as an index: it has another format")
             return cls(db)
-        except sqlite3.Error as error:
+        # A damaged cell may hold a text where a number belongs.
+        except (sqlite3.Error, TypeError, ValueError) as error:
             db.close()
             raise DamagedError(f"cannot use {path} as an index: {error}") from error
         except BaseException:
             db.close()
             raise
+
+    @staticmethod
+    def remove(fs: FileSystem, path: Path) -> None:
+        """Delete the index, which must not be open."""
+        for suffix in ("-wal", "-shm", ""):
+            fs.unlink(path.with_name(path.name + suffix))
 
     def _meta(self, name: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

@@ -1,9 +1,9 @@
 """The journal: records appended to segments, made durable, read back, retired.
 
 Writing belongs to one thread: ``append`` buffers, ``sync`` makes everything
-appended durable. A failed ``sync`` must not be tried again (the kernel may
-have dropped the pages and report success next time): whoever calls it ends
-the process. Only ``JournalFull`` leaves the journal as it was before.
+appended durable. A failed sync must not be tried again (the kernel may have
+dropped the pages and report success next time): whoever calls it ends the
+process, and the journal refuses. Only ``JournalFull`` leaves it as it was.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class Journal:
         self._buffer = bytearray()
         self._buffer_crc = active.prev_crc
         self._buffered_lsn = active.last_lsn
+        self._cut = False
+        """Whether bytes were cut off that a crash could bring back."""
+        self._failure: OSError | None = None
         self.next_lsn = next_lsn
         self.durable_lsn = active.last_lsn
 
@@ -131,7 +134,10 @@ class Journal:
     ) -> int:
         """Buffer one record; gives its LSN. Nothing is durable before ``sync``.
 
-        Raises ``JournalFull``, after which nothing since the last sync is kept.
+        Raises ``JournalFull``, after which nothing is kept that is not durable
+        (a segment may have been rolled since the last ``sync``, which is one),
+        and ``OSError`` as ``sync`` does. ``ValueError`` for a payload that is too
+        large or a ``count`` below 1.
         """
         end = self._active.end + len(self._buffer)
         fits = end + record_bytes(len(payload)) <= self._settings.segment_bytes_max
@@ -163,10 +169,19 @@ class Journal:
         Raises ``JournalFull``, or ``OSError`` after which the journal must not
         be used again.
         """
-        self._write()
-        if self.durable_lsn < self._buffered_lsn:
-            self._fs.sync_data(self._active.fd)
-            self.durable_lsn = self._buffered_lsn
+        if self._failure is not None:
+            raise OSError(
+                errno.EIO, f"cannot go on with the journal, which failed: {self._failure}"
+            )
+        try:
+            self._write()
+            if self._cut or self.durable_lsn < self._buffered_lsn:
+                self._fs.sync_data(self._active.fd)
+        except OSError as error:
+            self._failure = error
+            raise
+        self._cut = False
+        self.durable_lsn = self._buffered_lsn
         return self.durable_lsn
 
     def _write(self) -> None:
@@ -174,13 +189,15 @@ class Journal:
         active = self._active
         if not self._buffer:
             return
+        kept = active.allocated
         try:
             self._allocate(active.end + len(self._buffer))
+            kept = active.end
             self._fs.write(active.fd, self._buffer, active.end)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            self._give_up(error)
+            self._give_up(kept, error)
         active.end += len(self._buffer)
         active.prev_crc = self._buffer_crc
         active.last_lsn = self._buffered_lsn
@@ -202,14 +219,18 @@ class Journal:
             self._fs.allocate(active.fd, active.allocated, target - active.allocated)
         active.allocated = target
 
-    def _give_up(self, error: OSError) -> None:
-        """Forget the buffer, and cut off what may have been written of it."""
+    def _give_up(self, kept: int, error: OSError) -> None:
+        """Forget the buffer, and cut off what may have been written of it.
+
+        Blocks that were reserved before stay: smaller commits still find room there.
+        """
         active = self._active
         self._buffer.clear()
         self._buffer_crc = active.prev_crc
         self._buffered_lsn = active.last_lsn
-        self._fs.truncate(active.fd, active.end)
-        active.allocated = active.end
+        self._cut = True
+        self._fs.truncate(active.fd, kept)
+        active.allocated = kept
         raise JournalFull(f"cannot write to the journal in {self.directory}: {error}") from error
 
     def _roll(self) -> None:
@@ -222,13 +243,15 @@ class Journal:
             number=old.header.number + 1,
             first_lsn=self.next_lsn,
             prev_last_lsn=old.last_lsn,
-            prev_crc=old.prev_crc,
+            next_lsn=self.next_lsn,
             created_ns=self._settings.clock_ns(),
+            prev_crc=old.prev_crc,
         )
         try:
             fresh = create_segment(self._fs, self.directory, header, self._settings)
         except OSError as error:
             if error.errno not in _FULL:
+                self._failure = error
                 raise
             raise JournalFull(f"cannot begin a segment in {self.directory}: {error}") from error
         self._seal(old)
@@ -274,7 +297,12 @@ class Journal:
 def create_segment(
     fs: FileSystem, directory: Path, header: SegmentHeader, settings: JournalSettings
 ) -> ActiveSegment:
-    """Create a segment whose name and headers are durable. Raises ``OSError``."""
+    """Create a segment whose name and headers are durable. Raises ``OSError``.
+
+    With ``ENOSPC`` or ``EDQUOT`` no trace of it is left. Once the name is there the
+    segment before it must not be written any more, so that whatever fails from
+    then on is told as ``EIO``.
+    """
     path = directory / segment_name(header.number)
     temporary = path.with_suffix(TEMPORARY_SUFFIX)
     fs.unlink(temporary)
@@ -285,10 +313,17 @@ def create_segment(
         fs.write(fd, encode_header(header), 0)
         fs.sync(fd)
         fs.replace(temporary, path)
-        fs.sync_dir(directory)
-    except BaseException:
+        _sync_name(fs, path)
+    except OSError:
         fs.close(fd)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the first error is the one to tell
             fs.unlink(temporary)
         raise
     return ActiveSegment(header, fd, RECORDS_OFFSET, size, 0, header.prev_last_lsn)
+
+
+def _sync_name(fs: FileSystem, path: Path) -> None:
+    try:
+        fs.sync_dir(path.parent)
+    except OSError as error:
+        raise OSError(errno.EIO, f"cannot make the name {path} durable: {error}") from error

@@ -4,21 +4,25 @@ The steps of recovery; docs/STORAGE-FORMAT.md tells them in prose.
 
 0. Take the lock; sync the directories before a name is trusted.   (app.py)
 1. Refuse newer formats.                                            (survey.py)
-2. Read the segments, find E, classify damage.                      (survey.py)
-3. After an unclean stop, copy the believed part of the last segment to a file
-   with a new salt; keep torn bytes and damaged files in ``quarantine/``.
-4. Continue above every number ever seen.
+2. Read the segments, find E, classify damage.          (survey.py, damage.py)
+3. After an unclean stop, or with damage in the last segment, copy what is
+   believed of it to a file with a new salt; torn bytes and the damaged file stay
+   in ``quarantine/``. After a clean stop, go on in the file as it is.
+4. Continue above every number that may have been given.
 5. Per project, take the newest whole generation.                   (core/restore.py)
 6. Replay. 7. Report. 8. Serve.                                     (core/restore.py, app.py)
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
-from tallymark.fs import FileSystem, read_file, write_file
-from tallymark.record import Kind, Record, append_record
+from tallymark.fs import FileSystem, write_file
+from tallymark.record import Record, append_record
 from tallymarkd.storage.journal import (
     SPARE_NAME,
     TEMPORARY_SUFFIX,
@@ -32,8 +36,8 @@ from tallymarkd.storage.segment import (
     RECORDS_OFFSET,
     SegmentHeader,
     encode_header,
-    segment_name,
 )
+from tallymarkd.storage.segment_files import read_segment
 from tallymarkd.storage.survey import LSN_JUMP, Damage, FoundSegment, Survey
 
 log = logging.getLogger("tallymarkd")
@@ -58,7 +62,7 @@ def open_journal(
     active = opener.settle()
     opener.remove_leftovers()
     opener.keep_spare()
-    sealed = [_sealed(s) for s in found.segments if s.number < active.header.number]
+    sealed = _sealed(found, active.header.number)
     return Journal(fs, directory, settings, active=active, sealed=sealed, next_lsn=report.next_lsn)
 
 
@@ -83,40 +87,49 @@ class _Opener:
 
     def settle(self) -> ActiveSegment:
         """The segment to append to."""
-        segments = self._found.segments
+        segments, report = self._found.segments, self._found.report
         if not segments:
             return self._begin(1)
         last = segments[-1]
-        if self._found.report.clean and last.header is not None:
+        if report.clean and last.header is not None:
             return self._reopen(last, last.header)
-        damage = [d for d in self._found.report.damage if d.segment == last.number]
-        for torn in (d for d in damage if d.torn):
-            self._keep_torn(last, torn)
+        damage = [d for d in report.damage if d.segment == last.number]
         if any(not d.torn for d in damage):
             self._keep_whole(last)
+        for torn in damage:
+            if torn.torn:
+                self._keep_torn(last, torn)
         return self._copy(last)
 
     def _begin(self, number: int) -> ActiveSegment:
-        header = self._header(number, self._found.report.next_lsn, self._found.report.end_lsn, 0)
+        report = self._found.report
+        header = self._header(number, report.next_lsn, report.end_lsn)
         return create_segment(self._fs, self._directory, header, self._settings)
 
-    def _header(
-        self, number: int, first_lsn: int, prev_last_lsn: int, prev_crc: int
-    ) -> SegmentHeader:
+    def _header(self, number: int, first_lsn: int, prev_last_lsn: int) -> SegmentHeader:
         return SegmentHeader(
             salt=self._settings.random_bytes(8),
             server_id=self._server_id,
             number=number,
             first_lsn=first_lsn,
             prev_last_lsn=prev_last_lsn,
-            prev_crc=prev_crc,
+            next_lsn=self._found.report.next_lsn,
             created_ns=self._settings.clock_ns(),
         )
 
     def _reopen(self, last: FoundSegment, header: SegmentHeader) -> ActiveSegment:
-        """After a clean stop everything is on disk: append to the file as it is."""
+        """After a clean stop everything is on disk, but maybe not the stop itself,
+        which was seen in memory: it is written again."""
+        data, tail = _written_anew((last.records or [])[-1], header.salt)
         fd = self._fs.open_write(last.path)
-        return _active(header, fd, last.records or [], self._fs.size(fd))
+        try:
+            self._fs.write(fd, data, tail.offset)
+            self._fs.sync_data(fd)
+            size = self._fs.size(fd)
+        except OSError:
+            self._fs.close(fd)
+            raise
+        return _active(header, fd, tail, size)
 
     def _copy(self, last: FoundSegment) -> ActiveSegment:
         """Write the believed part anew, so that it is on disk and nothing else is.
@@ -127,53 +140,67 @@ class _Opener:
         header = self._copied_header(last)
         data, records = _rewrite(header, last.records or [])
         temporary = last.path.with_suffix(TEMPORARY_SUFFIX)
-        if self._fs.exists(self._directory / SPARE_NAME):
-            self._fs.replace(self._directory / SPARE_NAME, temporary)
-        else:
-            write_file(self._fs, temporary, b"")
-        fd = self._fs.open_write(temporary)
+        fd = self._blocks(temporary)
         try:
             self._fs.write(fd, data, 0)
             self._fs.truncate(fd, len(data))
             self._fs.sync(fd)
             self._fs.replace(temporary, last.path)
             self._fs.sync_dir(self._directory)
-        except BaseException:
+        except OSError:
             self._fs.close(fd)
             raise
         last.records = records
-        return _active(header, fd, records, len(data))
+        return _active(header, fd, records[-1] if records else None, len(data))
+
+    def _blocks(self, temporary: Path) -> int:
+        """A file to copy to. The spare's blocks are there even on a full disk; a
+        recovery that was cut short may have left them under the temporary name."""
+        spare = self._directory / SPARE_NAME
+        if self._fs.exists(spare):
+            self._fs.replace(spare, temporary)
+        if self._fs.exists(temporary):
+            return self._fs.open_write(temporary)
+        return self._fs.create(temporary)
 
     def _copied_header(self, last: FoundSegment) -> SegmentHeader:
-        if last.header is not None and any(last.header.server_id):
-            return last.header.with_salt(self._settings.random_bytes(8))
+        if last.header is not None and not last.guessed:
+            salt = self._settings.random_bytes(8)
+            return last.header.copied(salt, self._found.report.next_lsn)
         records = last.records or []
         first = records[0].lsn if records else self._found.report.next_lsn
-        earlier = self._found.segments[:-1]
-        return self._header(last.number, first, earlier[-1].last_lsn if earlier else 0, 0)
+        return self._header(last.number, first, last.after_lsn)
 
     def _keep_torn(self, last: FoundSegment, torn: Damage) -> None:
-        data = read_file(self._fs, last.path)[torn.start :].rstrip(b"\0")
-        path = self._quarantine_path(f"{last.path.name}.torn")
-        write_file(self._fs, path, data)
-        self._kept(path)
+        """The bytes that are cut off. They were never acknowledged: a disk that has
+        no room for them must not keep the daemon from starting."""
+        data = read_segment(self._fs, last.path)[torn.start :].rstrip(b"\0")
+        name = f"{last.path.name}.torn-{torn.start}-{zlib.crc32(data):08x}"
+        try:
+            self._fs.mkdir(self._quarantine)
+            write_file(self._fs, self._quarantine / name, data)
+            self._kept(name)
+        except OSError as error:
+            log.warning(
+                "cannot keep the %d torn bytes at the end of %s in %s: %s",
+                len(data),
+                last.path,
+                self._quarantine,
+                error,
+            )
 
     def _keep_whole(self, last: FoundSegment) -> None:
-        path = self._quarantine_path(f"{last.path.name}.corrupt")
-        self._fs.link(last.path, path)
-        self._kept(path)
-
-    def _quarantine_path(self, stem: str) -> Path:
+        """The damaged file: a second name, before the copy takes the first."""
         self._fs.mkdir(self._quarantine)
-        number = 1
-        while self._fs.exists(path := self._quarantine / f"{stem}-{number}"):
-            number += 1
-        return path
+        crc = zlib.crc32(read_segment(self._fs, last.path))
+        name = f"{last.path.name}.corrupt-{crc:08x}"
+        if not self._fs.exists(self._quarantine / name):
+            self._fs.link(last.path, self._quarantine / name)
+        self._kept(name)
 
-    def _kept(self, path: Path) -> None:
+    def _kept(self, name: str) -> None:
         self._fs.sync_dir(self._quarantine)
-        self._fs.sync_dir(self._quarantine.parent)
-        self._found.report.quarantined.append(path.name)
+        self._found.report.quarantined.append(name)
 
     def remove_leftovers(self) -> None:
         """Temporary files of a start that was cut short."""
@@ -184,27 +211,27 @@ class _Opener:
     def keep_spare(self) -> None:
         """Hold blocks for the next recovery; without room it goes without, and says so."""
         path = self._directory / SPARE_NAME
-        if self._fs.exists(path):
-            return
-        size = self._settings.segment_bytes_max
-        fd = self._fs.create(path)
+        wanted = self._settings.segment_bytes_max
         try:
-            self._fs.allocate(fd, 0, size)
+            fd = self._fs.open_write(path) if self._fs.exists(path) else self._fs.create(path)
+            try:
+                size = self._fs.size(fd)
+                if size < wanted:
+                    self._fs.allocate(fd, size, wanted - size)
+            finally:
+                self._fs.close(fd)
         except OSError as error:
-            self._fs.unlink(path)
-            log.warning("cannot hold back %d bytes for the next recovery at %s: %s",
-                        size, path, error)  # fmt: skip
-        finally:
-            self._fs.close(fd)
+            log.warning(
+                "cannot hold back %d bytes for the next recovery at %s: %s", wanted, path, error
+            )
+            with contextlib.suppress(OSError):  # told already; half a spare would not do
+                self._fs.unlink(path)
 
 
-def _active(
-    header: SegmentHeader, fd: int, records: list[Record], allocated: int
-) -> ActiveSegment:
-    if not records:
+def _active(header: SegmentHeader, fd: int, tail: Record | None, allocated: int) -> ActiveSegment:
+    if tail is None:
         return ActiveSegment(header, fd, RECORDS_OFFSET, allocated, 0, header.prev_last_lsn)
-    tail = records[-1]
-    return ActiveSegment(header, fd, tail.offset + tail.size, allocated, tail.crc, tail.last_lsn)
+    return ActiveSegment(header, fd, tail.end, allocated, tail.crc, tail.last_lsn)
 
 
 def _rewrite(header: SegmentHeader, records: list[Record]) -> tuple[bytearray, list[Record]]:
@@ -213,36 +240,46 @@ def _rewrite(header: SegmentHeader, records: list[Record]) -> tuple[bytearray, l
     copies: list[Record] = []
     crc = 0
     for old in records:
-        offset, prev_crc = len(data), crc
-        crc = append_record(
-            data,
-            salt=header.salt,
-            offset=offset,
-            kind=Kind(old.kind),
-            lsn=old.lsn,
-            count=old.count,
-            durable_lsn=old.durable_lsn,
-            prev_crc=prev_crc,
-            payload=old.payload,
-            producer=old.producer,
-            seq=old.seq,
-            from_seq=old.from_seq,
-        )
-        copies.append(
-            Record(
-                old.kind, old.lsn, old.count, old.durable_lsn, old.producer, old.seq,
-                old.from_seq, prev_crc, old.payload, crc, offset,
-            )  # fmt: skip
-        )
+        moved = replace(old, offset=len(data), prev_crc=crc)
+        written, copy = _written_anew(moved, header.salt)
+        data += written
+        copies.append(copy)
+        crc = copy.crc
     return data, copies
 
 
-def _sealed(segment: FoundSegment) -> SealedSegment:
-    header = segment.header
-    return SealedSegment(
-        number=segment.number,
-        first_lsn=header.first_lsn if header else 0,
-        last_lsn=segment.last_lsn,
-        size_bytes=segment.size,
-        created_ns=header.created_ns if header else 0,
+def _written_anew(record: Record, salt: bytes) -> tuple[bytearray, Record]:
+    """The bytes of a record at its place, and the record with the CRC it has there."""
+    data = bytearray()
+    crc = append_record(
+        data,
+        salt=salt,
+        offset=record.offset,
+        kind=record.kind,
+        lsn=record.lsn,
+        count=record.count,
+        durable_lsn=record.durable_lsn,
+        prev_crc=record.prev_crc,
+        payload=record.payload,
+        producer=record.producer,
+        seq=record.seq,
+        from_seq=record.from_seq,
     )
+    return data, replace(record, crc=crc)
+
+
+def _sealed(found: Survey, active: int) -> list[SealedSegment]:
+    """The segments before the active one. One whose header is gone is as old as the
+    next that tells, so that it is not taken for older than all."""
+    sealed: list[SealedSegment] = []
+    created_ns = 0
+    for segment in reversed(found.segments):
+        header = segment.header
+        if header is not None and not segment.guessed:
+            created_ns = header.created_ns
+        if segment.number < active:
+            first_lsn = header.first_lsn if header else segment.after_lsn + 1
+            sealed.append(
+                SealedSegment(segment.number, first_lsn, segment.last_lsn, segment.size, created_ns)
+            )
+    return sealed[::-1]

@@ -6,23 +6,28 @@
          0    8 magic          "TLYMKSEG"
          8    2 format         version of whoever wrote it
         10    2 oldest_reader  oldest version that may read it
-        12    4 zero
+        12    4 version_crc    CRC-32 of bytes 0..11
         16    8 salt           random; the magic of this file's records
         24   16 server_id      UUID of the state directory
         40    8 number         of this file: 1, 2, 3, …
         48    8 first_lsn      the first number that may stand here
         56    8 prev_last_lsn  where the journal ended before; 0 at its beginning
-        64    4 prev_crc       header CRC of the last record before; 0 likewise
-        68    4 zero
+        64    8 next_lsn       numbers below may have been given before this was written
         72    8 created_ns     nanoseconds since 1970
-        80    4 crc            CRC-32 of bytes 0..79
-        84      zeros to 4096
+        80    4 prev_crc       header CRC of the last record before; 0 where unknown
+        84    4 zero
+        88    4 crc            CRC-32 of bytes 0..87
+        92      zeros to 4096
       4096      the same 4096 bytes again
       8192      records (tallymark.record), then zeros
 
+Bytes 0 to 15 stand there in every version, so that any reader can tell a newer
+file from a damaged one.
+
 A file gets its name only when both headers are durable, and only after the
 file before it was synced. So a header that verifies proves that everything
-through ``prev_last_lsn`` had been durable.
+through ``prev_last_lsn`` had been durable. ``next_lsn`` is more than that after
+an unclean stop: numbers may have been given that left no trace.
 """
 
 from __future__ import annotations
@@ -31,13 +36,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.record import (
     ALIGNMENT_BYTES,
-    HEADER_BYTES,
     Record,
-    find_record,
+    find_header,
     read_header,
     read_record,
 )
@@ -51,9 +56,13 @@ HEADER_COPY_BYTES = 4096
 
 RECORDS_OFFSET = 2 * HEADER_COPY_BYTES
 
-_header = struct.Struct("<8sHH4x8s16sQQQI4xQ")
+_version = struct.Struct("<8sHH")
+_fields = struct.Struct("<8s16sQQQQQI4x")
 _crc = struct.Struct("<I")
-assert _header.size == 80
+_FIELDS_OFFSET = _version.size + _crc.size
+_CRC_OFFSET = _FIELDS_OFFSET + _fields.size
+assert _CRC_OFFSET == 88
+assert RECORDS_OFFSET % ALIGNMENT_BYTES == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +74,35 @@ class SegmentHeader:
     number: int
     first_lsn: int
     prev_last_lsn: int
-    prev_crc: int
+    next_lsn: int
     created_ns: int
+    prev_crc: int = 0
     format: int = FORMAT
     oldest_reader: int = OLDEST_READER
 
-    def with_salt(self, salt: bytes) -> SegmentHeader:
-        """The same segment under another salt."""
-        return replace(self, salt=salt)
+    def copied(self, salt: bytes, next_lsn: int) -> SegmentHeader:
+        """The same segment, written anew under another salt."""
+        return replace(self, salt=salt, next_lsn=next_lsn)
+
+
+class FoundHeader(NamedTuple):
+    """A header, and whether both of its copies verify."""
+
+    header: SegmentHeader
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Bytes between records that do not verify.
 
-    ``known`` is the record that stood there when its header still verifies,
-    with an empty payload; ``to_end`` says that no whole record follows.
+    ``known`` is the one record that stood there, with an empty payload, when
+    its header verifies and only its payload does not; then the gap is exactly
+    that record. None when nothing tells what stood there.
     """
 
-    start: int
+    offset: int
     end: int
-    to_end: bool
     known: Record | None
     reason: str
 
@@ -105,58 +122,70 @@ def segment_number(name: str) -> int | None:
 
 def encode_header(header: SegmentHeader) -> bytes:
     """Both copies: the first ``RECORDS_OFFSET`` bytes of the file."""
-    fields = _header.pack(
-        MAGIC,
-        header.format,
-        header.oldest_reader,
+    version = _version.pack(MAGIC, header.format, header.oldest_reader)
+    fields = _fields.pack(
         header.salt,
         header.server_id,
         header.number,
         header.first_lsn,
         header.prev_last_lsn,
-        header.prev_crc,
+        header.next_lsn,
         header.created_ns,
+        header.prev_crc,
     )
-    copy = (fields + _crc.pack(zlib.crc32(fields))).ljust(HEADER_COPY_BYTES, b"\0")
+    body = version + _crc.pack(zlib.crc32(version)) + fields
+    copy = (body + _crc.pack(zlib.crc32(body))).ljust(HEADER_COPY_BYTES, b"\0")
     return copy + copy
 
 
-def decode_header(data: bytes) -> tuple[SegmentHeader, bool]:
-    """The header, and whether both copies are whole.
+def decode_header(data: bytes) -> FoundHeader:
+    """The header at the beginning of a segment.
 
-    Raises ``DamagedError`` when neither copy verifies and ``NewerFormatError``
-    when one that does wants a newer reader.
+    Raises ``NewerFormatError`` when it wants a newer reader, before anything
+    else is believed, and ``DamagedError`` when neither copy verifies.
     """
+    for at in (0, HEADER_COPY_BYTES):
+        _refuse_newer(data, at)
     copies = [_decode_copy(data, at) for at in (0, HEADER_COPY_BYTES)]
     whole = [copy for copy in copies if copy is not None]
     if not whole:
         raise DamagedError("neither copy of the segment header verifies")
-    header = max(whole, key=lambda copy: copy.oldest_reader)
-    if header.oldest_reader > FORMAT:
+    return FoundHeader(whole[0], len(whole) == len(copies))
+
+
+def _refuse_newer(data: bytes, at: int) -> None:
+    end = at + _version.size
+    if len(data) < end + _crc.size or data[at : at + len(MAGIC)] != MAGIC:
+        return
+    if zlib.crc32(data[at:end]) != _crc.unpack_from(data, end)[0]:
+        return
+    _, version, oldest = _version.unpack_from(data, at)
+    if oldest > FORMAT:
         raise NewerFormatError(
-            f"the segment was written in format {header.format} and needs a reader of "
-            f"{header.oldest_reader}; this version reads {FORMAT}"
+            f"it was written in format {version} and needs a reader of {oldest}; "
+            f"this version reads {FORMAT}"
         )
-    return header, len(whole) == len(copies)
 
 
 def _decode_copy(data: bytes, at: int) -> SegmentHeader | None:
-    end = at + _header.size
+    end = at + _CRC_OFFSET
     if len(data) < end + _crc.size or data[at : at + len(MAGIC)] != MAGIC:
         return None
     if zlib.crc32(data[at:end]) != _crc.unpack_from(data, end)[0]:
         return None
-    (_, version, oldest, salt, server, number, first, prev_last, prev_crc, created) = (
-        _header.unpack_from(data, at)
+    _, version, oldest = _version.unpack_from(data, at)
+    salt, server_id, number, first_lsn, prev_last_lsn, next_lsn, created_ns, prev_crc = (
+        _fields.unpack_from(data, at + _FIELDS_OFFSET)
     )
     return SegmentHeader(
         salt=salt,
-        server_id=server,
+        server_id=server_id,
         number=number,
-        first_lsn=first,
-        prev_last_lsn=prev_last,
+        first_lsn=first_lsn,
+        prev_last_lsn=prev_last_lsn,
+        next_lsn=next_lsn,
+        created_ns=created_ns,
         prev_crc=prev_crc,
-        created_ns=created,
         format=version,
         oldest_reader=oldest,
     )
@@ -167,53 +196,82 @@ def walk(data: bytes, salt: bytes) -> Iterator[Record | Gap]:
 
     ``data`` is the whole file. The zeros of blocks allocated ahead are no gap.
     Where verification stops, the rest of the file is searched for the salt.
+    Numbers only go up: a whole record with a lower one is left over from a write
+    that was given up, and belongs to a gap.
     """
     at = RECORDS_OFFSET
-    prev_crc: int | None = 0
-    end = len(data)
-    while at < end:
+    last = _Last(0, -1)
+    while at < len(data):
         try:
-            record = _linked(read_record(data, at, salt=salt, offset=at), prev_crc)
+            record = read_record(data, at, salt=salt, offset=at)
+            last.check(record)
         except DamagedError as error:
-            gap, found = _gap(data, at, salt, str(error))
+            gap = _gap(data, at, salt, last, str(error))
             if gap is None:
                 return
             yield gap
-            if found is None:
-                return
-            record = found
-        yield record
-        prev_crc = record.crc
-        at = record.offset + record.size
+            at = gap.end
+            last.step_over(gap.known)
+        else:
+            yield record
+            at += record.size
+            last.step_over(record)
 
 
-def _linked(record: Record, prev_crc: int | None) -> Record:
-    if record.prev_crc != prev_crc:
-        raise DamagedError(f"the record at offset {record.offset} does not follow the one before")
-    return record
+class _Last:
+    """The record before: what the next one has to follow."""
+
+    __slots__ = ("crc", "lsn")
+
+    def __init__(self, crc: int | None, lsn: int) -> None:
+        self.crc = crc
+        self.lsn = lsn
+
+    def step_over(self, record: Record | None) -> None:
+        """After a record, or a gap of which nothing is known."""
+        self.crc = None if record is None else record.crc
+        if record is not None:
+            self.lsn = record.last_lsn
+
+    def check(self, record: Record) -> None:
+        linked = self.crc is None or record.prev_crc == self.crc
+        if not linked or record.lsn <= self.lsn:
+            raise DamagedError(
+                f"the record at offset {record.offset} does not follow the one before"
+            )
 
 
-def _gap(data: bytes, at: int, salt: bytes, reason: str) -> tuple[Gap | None, Record | None]:
-    found = find_record(data, at + ALIGNMENT_BYTES, salt=salt)
-    known = read_header(data, at, salt=salt, offset=at)
+def _gap(data: bytes, at: int, salt: bytes, last: _Last, reason: str) -> Gap | None:
+    found = read_header(data, at, salt=salt, offset=at)
     if found is not None:
-        return Gap(at, found.offset, to_end=False, known=known, reason=reason), found
-    stop = len(data) - _trailing_zeros(data, at)
-    if stop <= at:
-        return None, None
-    return Gap(at, stop, to_end=True, known=known, reason=reason), None
+        known, size = found
+        try:
+            last.check(known)
+        except DamagedError:
+            pass
+        else:
+            return Gap(at, min(at + size, len(data)), known, reason)
+    end = _next_header(data, at + ALIGNMENT_BYTES, salt, last)
+    return Gap(at, end, None, reason) if end > at else None
 
 
-def _trailing_zeros(data: bytes, at: int) -> int:
-    """How many zero bytes end ``data[at:]``, without copying a 64 MiB tail."""
+def _next_header(data: bytes, at: int, salt: bytes, last: _Last) -> int:
+    """Where the next header stands that can be believed, or where zeros begin that
+    go to the end of the file."""
+    start = at
+    while (record := find_header(data, at, salt=salt)) is not None:
+        if record.lsn > last.lsn:
+            return record.offset
+        at = record.offset + ALIGNMENT_BYTES
+    return _zeros_begin(data, start - ALIGNMENT_BYTES)
+
+
+def _zeros_begin(data: bytes, at: int) -> int:
+    """Where the zero bytes begin that end ``data[at:]``, without copying a 64 MiB tail."""
     step = 1024 * 1024
     zeros = bytes(step)
     end = len(data)
     while end - at >= step and data[end - step : end] == zeros:
         end -= step
-    tail = data[max(at, end - step) : end]
-    return len(data) - end + len(tail) - len(tail.rstrip(b"\0"))
-
-
-assert RECORDS_OFFSET % ALIGNMENT_BYTES == 0
-assert HEADER_BYTES % ALIGNMENT_BYTES == 0
+    start = max(at, end - step)
+    return start + len(data[start:end].rstrip(b"\0"))

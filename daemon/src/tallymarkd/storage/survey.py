@@ -3,12 +3,13 @@
 Changes nothing. Steps 1 and 2 of recovery (see recovery.py):
 
 1. Refuse newer formats, before anything is believed or changed.
-2. Read the segments, find E, classify the damage.
+2. Read the segments, find E, classify the damage (damage.py).
 
-E is the highest number proven to have been durable: by any whole record, a
-later segment's header, a state file, or a clean-stop record. Damage that may
-reach E or below is *corrupt*: acknowledged events are lost. Damage beyond E is
-*torn*: it was never acknowledged.
+E is the highest number proven to have been durable: by a record's header that
+verifies, a later segment's header, a state file, or the clean-stop record. Where
+the last segment stops verifying at or beyond E, the rest is torn; everywhere
+else damage is corrupt. Of a segment that another one follows, it is known from
+that one's header where it ended.
 """
 
 from __future__ import annotations
@@ -18,50 +19,49 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-from tallymark.errors import DamagedError, NewerFormatError, StorageError
-from tallymark.fs import FileSystem, read_file
-from tallymark.record import NO_PRODUCER, Kind, Record, read_record
-from tallymarkd.storage.segment import (
-    RECORDS_OFFSET,
-    Gap,
-    SegmentHeader,
-    decode_header,
-    segment_number,
-    walk,
+from tallymark.fs import FileSystem
+from tallymark.record import Kind, Record
+from tallymarkd.storage.damage import (
+    KINDS_WITH_EVENTS,
+    LSN_JUMP,
+    Damage,
+    events_of,
+    head_of,
+    known_damage,
+    loss_record,
+    torn_damage,
+    unknown_damage,
+)
+from tallymarkd.storage.segment import RECORDS_OFFSET, Gap
+from tallymarkd.storage.segment_files import (
+    FoundSegment,
+    items_of,
+    open_segment,
+    refuse_newer,
+    segment_paths,
 )
 
-LSN_JUMP = 2**20
-"""Numbers left out after an unclean stop: more than one commit can have held."""
-
-KINDS_WITH_EVENTS = (Kind.BATCH, Kind.TOMBSTONE)
-
-
-class Damage(msgspec.Struct, kw_only=True, frozen=True):
-    """Bytes that do not verify, or records that are missing.
-
-    ``from_lsn`` to ``through_lsn`` are the numbers that stood there, as far as
-    the neighbours tell; ``events`` is exact when the damaged record's header
-    still verifies (then its producer is known too), else the most it can be,
-    and 0 when not even that is known.
-    """
-
-    segment: int
-    start: int
-    end: int
-    from_lsn: int
-    through_lsn: int
-    torn: bool
-    reason: str
-    producer: bytes = b""
-    from_seq: int = 0
-    through_seq: int = 0
-    events: int = 0
+__all__ = [
+    "KINDS_WITH_EVENTS",
+    "LSN_JUMP",
+    "Damage",
+    "FoundSegment",
+    "JournalReport",
+    "Survey",
+    "refuse_newer",
+    "segment_paths",
+    "survey",
+]
 
 
 @dataclass(slots=True)
 class JournalReport:
-    """What recovery found in the journal."""
+    """What recovery found in the journal.
+
+    ``clean`` when the daemon had stopped in good order and the last segment is
+    whole. ``proven_lsn`` is E; ``highest_lsn`` the highest number that may ever
+    have been given; ``end_lsn`` where the journal ends, losses included.
+    """
 
     clean: bool = True
     segments: int = 0
@@ -76,30 +76,6 @@ class JournalReport:
 
 
 @dataclass(slots=True)
-class FoundSegment:
-    """One segment as it was found.
-
-    ``header`` is None when it cannot be read at all. ``skipped`` when only the
-    header was looked at. ``losses`` has, by file offset, a LOSS record for every
-    hole that may have held acknowledged events. ``records`` is what is believed
-    of the last segment; the others are read again when they are needed, so that
-    a long history does not have to fit in memory.
-    """
-
-    number: int
-    path: Path
-    header: SegmentHeader | None
-    size: int
-    reason: str = ""
-    skipped: bool = False
-    proven_lsn: int = 0
-    highest_lsn: int = 0
-    last_lsn: int = 0
-    losses: dict[int, Record] = field(default_factory=dict)
-    records: list[Record] | None = None
-
-
-@dataclass(slots=True)
 class Survey:
     """Every segment in order, and what is wrong."""
 
@@ -108,7 +84,10 @@ class Survey:
     report: JournalReport
 
     def records(self, after_lsn: int) -> Iterator[Record]:
-        """Records whose numbers go beyond ``after_lsn``, in order."""
+        """Records whose numbers go beyond ``after_lsn``, in order.
+
+        Each comes once. Raises ``StorageError`` when a segment cannot be read.
+        """
         for segment in self.segments:
             if segment.last_lsn > after_lsn:
                 for record in self._believed(segment):
@@ -118,8 +97,7 @@ class Survey:
     def _believed(self, segment: FoundSegment) -> Iterable[Record]:
         if segment.records is not None:
             return segment.records
-        items = _walk_file(self.fs, segment) if segment.header else ()
-        return _with_losses(items, segment)
+        return _with_losses(items_of(self.fs, segment), segment)
 
     @property
     def begins_after_lsn(self) -> int:
@@ -130,25 +108,23 @@ class Survey:
     @property
     def server_id(self) -> bytes:
         """The state directory's id as the newest readable segment has it; else empty."""
-        ids = [s.header.server_id for s in self.segments if s.header and any(s.header.server_id)]
+        ids = [s.header.server_id for s in self.segments if s.header and not s.guessed]
         return ids[-1] if ids else b""
 
 
-def segment_paths(fs: FileSystem, directory: Path) -> list[tuple[int, Path]]:
-    """Number and path of every segment, oldest first."""
-    numbers = ((segment_number(name), name) for name in fs.names(directory))
-    return sorted((number, directory / name) for number, name in numbers if number is not None)
-
-
-def refuse_newer(fs: FileSystem, directory: Path) -> None:
-    """Step 1: raises ``NewerFormatError`` if a segment needs a newer reader."""
-    for number, path in segment_paths(fs, directory):
-        try:
-            decode_header(_head(fs, path))
-        except NewerFormatError as error:
-            raise NewerFormatError(f"cannot open segment {number} ({path}): {error}") from None
-        except (DamagedError, OSError):
-            continue
+def _with_losses(items: Iterable[Record | Gap], segment: FoundSegment) -> Iterator[Record]:
+    """The records of a segment, a LOSS in place of whatever was lost."""
+    losses = iter(segment.losses)
+    loss = next(losses, None)
+    for item in items:
+        while loss is not None and loss.offset < item.end:
+            yield loss
+            loss = next(losses, None)
+        if isinstance(item, Record) and item.lsn > segment.after_lsn:
+            yield item
+    if loss is not None:
+        yield loss
+    yield from losses
 
 
 def survey(
@@ -158,268 +134,221 @@ def survey(
 
     ``evidence_lsn`` is the highest number that a state file proves. A segment
     that ends at or before ``read_after_lsn`` is known by its neighbours' headers
-    alone. Raises ``StorageError`` when one cannot be read for a reason that is
-    no damage.
+    alone. Raises ``NewerFormatError``, and ``StorageError`` when a segment cannot
+    be read for a reason that is no damage.
     """
-    report = JournalReport()
-    segments = _look(fs, directory, read_after_lsn, report)
-    report.segments = len(segments)
-    report.proven_lsn = max([evidence_lsn, *(s.proven_lsn for s in segments)])
-    report.highest_lsn = max([evidence_lsn, *(s.highest_lsn for s in segments)])
-    last, stopped = 0, False
-    for segment, following in _with_next(segments):
-        last, stopped = _classify(fs, segment, following, last, report)
-    report.end_lsn = max(last, report.proven_lsn)
-    report.clean = (stopped or not (segments or evidence_lsn)) and not report.damage
+    segments = [open_segment(fs, number, path) for number, path in segment_paths(fs, directory)]
+    report = JournalReport(
+        segments=len(segments), proven_lsn=evidence_lsn, highest_lsn=evidence_lsn
+    )
+    judge = _Judge(fs, report)
+    stopped = not segments and not evidence_lsn
+    for segment, following in itertools.zip_longest(segments, segments[1:]):
+        if following is None:
+            stopped = judge.last_segment(segment)
+        elif _needless(segment, following, read_after_lsn):
+            judge.skip(segment, following)
+        else:
+            judge.sealed_segment(segment, following)
+    if evidence_lsn and not segments:
+        reason = "state files tell of a journal, and there is none"
+        report.damage.append(unknown_damage(0, 0, 0, evidence_lsn + 1, evidence_lsn, reason))
+    report.end_lsn = max(judge.last, report.proven_lsn)
+    report.clean = stopped
     return Survey(fs, segments, report)
 
 
-def _look(
-    fs: FileSystem, directory: Path, read_after_lsn: int, report: JournalReport
-) -> list[FoundSegment]:
-    """Headers first; then the records of every segment that has to be read."""
-    segments = [_open(fs, number, path) for number, path in segment_paths(fs, directory)]
-    for segment, following in _with_next(segments):
-        after = following.header if following else None
-        if after and segment.header and 0 < after.prev_last_lsn <= read_after_lsn:
-            segment.skipped = True
-            segment.last_lsn = after.prev_last_lsn
-        elif segment.header:
-            _scan(fs, segment, report)
-    return segments
+def _needless(segment: FoundSegment, following: FoundSegment, read_after_lsn: int) -> bool:
+    after = following.header
+    if segment.header is None or after is None or following.guessed:
+        return False
+    return 0 < after.prev_last_lsn <= read_after_lsn
 
 
-def _with_next(
-    segments: list[FoundSegment],
-) -> Iterator[tuple[FoundSegment, FoundSegment | None]]:
-    return itertools.zip_longest(segments, segments[1:])
+class _Judge:
+    """Goes through the segments in order; ``last`` is where the journal ends so far."""
 
+    def __init__(self, fs: FileSystem, report: JournalReport) -> None:
+        self._fs = fs
+        self._report = report
+        self.last = 0
+        self.knows_floor = False
+        """Whether ``last`` is where the next segment began, or nothing tells yet."""
 
-def _open(fs: FileSystem, number: int, path: Path) -> FoundSegment:
-    try:
-        data = _head(fs, path)
-        try:
-            header, _ = decode_header(data)
-        except DamagedError as error:
-            data = read_file(fs, path)
-            guess = _guess_header(data, number)
-            return FoundSegment(number, path, guess, len(data), str(error))
-    except OSError as error:
-        raise StorageError(f"cannot read segment {path}: {error}") from error
-    return FoundSegment(number, path, header, _size(fs, path))
+    def skip(self, segment: FoundSegment, following: FoundSegment) -> None:
+        """A segment that nobody needs: its end stands in the next one's header."""
+        assert following.header is not None
+        segment.skipped = self.knows_floor = True
+        self.last = segment.last_lsn = max(self.last, following.header.prev_last_lsn)
 
+    def sealed_segment(self, segment: FoundSegment, following: FoundSegment) -> None:
+        """One that another follows, whose header says where this one ended."""
+        self._enter(segment)
+        bound = following.header.prev_last_lsn if following.header else self.last
+        losing = _Losing(self, segment)
+        for item in items_of(self._fs, segment):
+            self._note(item)
+            losing.take(item)
+        losing.finish(bound, _why(segment, following))
+        self._leave(segment)
 
-def _size(fs: FileSystem, path: Path) -> int:
-    fd = fs.open_read(path)
-    try:
-        return fs.size(fd)
-    finally:
-        fs.close(fd)
+    def last_segment(self, segment: FoundSegment) -> bool:
+        """The one that was being written; true when it ends in a clean stop."""
+        damaged = len(self._report.damage)
+        self._enter(segment)
+        items = list(items_of(self._fs, segment))
+        for item in items:
+            self._note(item)
+        segment.records = []
+        losing = _Losing(self, segment)
+        for index, item in enumerate(items):
+            if isinstance(item, Gap) and self.last >= self._report.proven_lsn:
+                rest = items[index + 1 :]
+                self.report(torn_damage(segment.number, item, rest, self.last))
+                break
+            losing.take(item)
+        losing.finish(self._report.proven_lsn, _why(segment, None))
+        self._leave(segment)
+        return len(self._report.damage) == damaged and _stopped(segment)
 
+    def report(self, damage: Damage) -> None:
+        """Add to the report."""
+        self._report.damage.append(damage)
 
-def _walk_file(fs: FileSystem, segment: FoundSegment) -> Iterator[Record | Gap]:
-    assert segment.header is not None
-    try:
-        data = read_file(fs, segment.path)
-    except OSError as error:
-        raise StorageError(f"cannot read segment {segment.path}: {error}") from error
-    yield from walk(data, segment.header.salt)
+    def lose(self, segment: FoundSegment, damage: Damage) -> None:
+        """Report damage; when numbers were lost, put a LOSS where they stood."""
+        self.report(damage)
+        if damage.through_lsn > self.last:
+            loss = loss_record(damage, self.last)
+            segment.losses.append(loss)
+            self.keep(segment, loss)
 
+    def keep(self, segment: FoundSegment, record: Record) -> None:
+        """Believe a record."""
+        self.last = record.last_lsn
+        if segment.records is not None:
+            segment.records.append(record)
 
-def _scan(fs: FileSystem, segment: FoundSegment, report: JournalReport) -> None:
-    """What the segment's records prove."""
-    assert segment.header is not None
-    proven = highest = segment.header.prev_last_lsn
-    for item in _walk_file(fs, segment):
-        record = item if isinstance(item, Record) else item.known
-        if record is not None:
-            highest = max(highest, record.last_lsn)
+    def _enter(self, segment: FoundSegment) -> None:
+        header = segment.header
+        if header is not None:
+            report = self._report
+            report.proven_lsn = max(report.proven_lsn, header.prev_last_lsn)
+            report.highest_lsn = max(report.highest_lsn, header.next_lsn - 1, header.prev_last_lsn)
+            self.last = max(self.last, header.prev_last_lsn)
+        self.knows_floor = self.knows_floor or header is not None or segment.number == 1
+        segment.after_lsn = self.last
+        if header is not None and segment.reason:
+            damage = unknown_damage(
+                segment.number, 0, RECORDS_OFFSET, self.last + 1, self.last, segment.reason
+            )
+            self.report(damage)
+
+    def may_have_given(self, lsn: int) -> None:
+        """Numbers up to this one may have been given, though nothing shows them."""
+        self._report.highest_lsn = max(self._report.highest_lsn, lsn)
+
+    def _leave(self, segment: FoundSegment) -> None:
+        self.knows_floor = self.knows_floor or self.last > 0
+        segment.last_lsn = self.last
+
+    def _note(self, item: Record | Gap) -> None:
+        """What a header that verifies proves, even when its payload does not."""
+        head, report = head_of(item), self._report
+        if head is not None:
+            proven = head.last_lsn if head.kind == Kind.STOP else head.durable_lsn
+            report.proven_lsn = max(report.proven_lsn, head.durable_lsn, proven)
+            report.highest_lsn = max(report.highest_lsn, head.last_lsn)
         if isinstance(item, Record):
-            proven = max(proven, item.durable_lsn)
-            if item.kind == Kind.STOP:
-                proven = max(proven, item.last_lsn)
             report.records += 1
-            report.events += item.count if item.kind in KINDS_WITH_EVENTS else 0
-    segment.proven_lsn, segment.highest_lsn = proven, highest
+            report.events += events_of(item)
 
 
-def _head(fs: FileSystem, path: Path) -> bytes:
-    fd = fs.open_read(path)
-    try:
-        return fs.read(fd, RECORDS_OFFSET, 0)
-    finally:
-        fs.close(fd)
+class _Losing:
+    """Goes through one segment's items, and tells what is lost between them."""
 
+    def __init__(self, judge: _Judge, segment: FoundSegment) -> None:
+        self._judge = judge
+        self._segment = segment
+        self._gap: Gap | None = None
+        self._stale: Record | Gap | None = None
 
-def _guess_header(data: bytes, number: int) -> SegmentHeader | None:
-    """With both headers gone, the first record still begins with the salt."""
-    salt = data[RECORDS_OFFSET : RECORDS_OFFSET + 8]
-    try:
-        first = read_record(data, RECORDS_OFFSET, salt=salt, offset=RECORDS_OFFSET)
-    except DamagedError:
-        return None
-    return SegmentHeader(salt, bytes(16), number, first.lsn, 0, 0, 0)
-
-
-def _classify(
-    fs: FileSystem,
-    segment: FoundSegment,
-    following: FoundSegment | None,
-    last: int,
-    report: JournalReport,
-) -> tuple[int, bool]:
-    """Add this segment's damage to the report and to ``losses``.
-
-    Gives its last number, and whether it ends with the clean-stop record.
-    """
-    if segment.skipped:
-        return segment.last_lsn, False
-    kept: list[Record] = []
-    if segment.header is not None:
-        last = max(last, segment.header.prev_last_lsn)
-        torn = _believe(fs, segment, following is None, last, report, kept)
-        last = max(last, segment.last_lsn)
-        if torn:
-            segment.records = kept
-            return last, False
-    expected = report.proven_lsn
-    if following is not None:
-        expected = following.header.prev_last_lsn if following.header else 0
-    stopped = bool(kept) and kept[-1].kind == Kind.STOP
-    if expected > last:
-        missing = _missing(segment, following, last + 1, expected)
-        report.damage.append(missing)
-        last = _step_over(segment, missing, last, kept)
-    segment.last_lsn = last
-    if following is None:
-        segment.records = kept
-    return last, stopped
-
-
-def _believe(
-    fs: FileSystem,
-    segment: FoundSegment,
-    is_last: bool,
-    last: int,
-    report: JournalReport,
-    kept: list[Record],
-) -> bool:
-    """Go through the segment's records; true when its tail is torn.
-
-    ``kept`` collects what is believed, in the last segment only.
-    """
-    items = _walk_file(fs, segment)
-    gap: Gap | None = None
-    for item in items:
+    def take(self, item: Record | Gap) -> None:
+        """The next item."""
+        head = head_of(item)
+        if head is None:
+            assert isinstance(item, Gap)
+            self._gap = item
+            return
+        if head.lsn <= self._segment.after_lsn:
+            self._stale = self._stale or item
+            return
+        self._close_gap(head.lsn - 1)
         if isinstance(item, Record):
-            if gap is not None:
-                last = _hole(segment, gap, last, item.lsn - 1, report, kept)
-                gap = None
-            last = segment.last_lsn = item.last_lsn
-            if is_last:
-                kept.append(item)
-        elif is_last and last >= report.proven_lsn:
-            report.damage.append(_damage(segment, item, last + 1, last, torn=True))
-            return True
+            self._judge.keep(self._segment, item)
         else:
-            gap = item
-    if gap is not None:
-        segment.last_lsn = _hole(segment, gap, last, max(last, report.proven_lsn), report, kept)
-    return False
+            self._judge.lose(self._segment, known_damage(self._segment.number, item, head))
+
+    def finish(self, bound: int, reason: str) -> None:
+        """The segment is at its end; it had held numbers through ``bound``."""
+        segment, judge = self._segment, self._judge
+        self._close_gap(bound)
+        if self._stale is not None:
+            self._tell_stale(self._stale)
+        if segment.header is None:
+            self._lose_all(bound)
+        elif bound > judge.last:
+            size = segment.size
+            judge.lose(
+                segment,
+                unknown_damage(segment.number, size, size, judge.last + 1, bound, reason),
+            )
+
+    def _close_gap(self, through: int) -> None:
+        gap, self._gap = self._gap, None
+        if gap is not None:
+            last = self._judge.last
+            damage = unknown_damage(
+                self._segment.number, gap.offset, gap.end, last + 1, max(last, through), gap.reason
+            )
+            self._judge.lose(self._segment, damage)
+
+    def _tell_stale(self, item: Record | Gap) -> None:
+        segment, last = self._segment, self._judge.last
+        reason = "its numbers had been before: it is an old copy of a segment"
+        self._judge.report(
+            unknown_damage(segment.number, item.offset, segment.size, last + 1, last, reason)
+        )
+
+    def _lose_all(self, bound: int) -> None:
+        """Nothing in the file can be believed. It had held something: when nothing
+        tells how much, the loss takes one number."""
+        segment, last = self._segment, self._judge.last
+        through = max(bound, last)
+        if segment.records is not None:
+            through = max(bound, last + 1)
+        told = bound > last and self._judge.knows_floor
+        # No number takes less than a byte.
+        self._judge.may_have_given(last + segment.size)
+        damage = unknown_damage(
+            segment.number, 0, segment.size, last + 1, through, segment.reason, counted=told
+        )
+        self._judge.lose(segment, damage)
 
 
-def _hole(
-    segment: FoundSegment,
-    gap: Gap,
-    last: int,
-    through: int,
-    report: JournalReport,
-    kept: list[Record],
-) -> int:
-    damage = _damage(segment, gap, last + 1, through, torn=False)
-    report.damage.append(damage)
-    return _step_over(segment, damage, last, kept)
+def _why(segment: FoundSegment, following: FoundSegment | None) -> str:
+    if following is not None and following.number != segment.number + 1:
+        first, last = segment.number + 1, following.number - 1
+        if first == last:
+            return f"segment {first} is missing"
+        return f"segments {first} to {last} are missing"
+    return "records that had been durable are not there"
 
 
-def _step_over(segment: FoundSegment, damage: Damage, last: int, kept: list[Record]) -> int:
-    """Put a LOSS record where acknowledged events may have stood."""
-    first = max(last + 1, damage.from_lsn)
-    if damage.through_lsn < first:
-        return last
-    loss = Record(
-        kind=Kind.LOSS,
-        lsn=first,
-        count=min(damage.through_lsn - first + 1, 2**32 - 1),
-        durable_lsn=last,
-        producer=damage.producer or NO_PRODUCER,
-        seq=damage.through_seq,
-        from_seq=damage.from_seq,
-        prev_crc=0,
-        payload=msgspec.json.encode(damage),
-        crc=0,
-        offset=damage.start,
-    )
-    segment.losses[damage.start] = loss
-    kept.append(loss)
-    return damage.through_lsn
-
-
-def _with_losses(
-    items: Iterable[Record | Gap], segment: FoundSegment
-) -> Iterator[Record]:
-    """The records of a sealed segment, a LOSS in place of every hole."""
-    for item in items:
-        if isinstance(item, Record):
-            yield item
-        elif item.start in segment.losses:
-            yield segment.losses[item.start]
-    if segment.size in segment.losses:
-        yield segment.losses[segment.size]
-
-
-def _damage(
-    segment: FoundSegment, gap: Gap, first: int, through: int, *, torn: bool
-) -> Damage:
-    known = gap.known
-    if known is not None:
-        first, through = known.lsn, max(known.last_lsn, through)
-    return Damage(
-        segment=segment.number,
-        start=gap.start,
-        end=gap.end,
-        from_lsn=first,
-        through_lsn=through,
-        torn=torn,
-        reason=gap.reason,
-        producer=known.producer if known else b"",
-        from_seq=known.from_seq if known else 0,
-        through_seq=known.seq if known else 0,
-        events=_events(known, first, through),
-    )
-
-
-def _events(known: Record | None, first: int, through: int) -> int:
-    if known is not None and known.last_lsn == through:
-        return known.count if known.kind in KINDS_WITH_EVENTS else 0
-    numbers = through - first + 1
-    return numbers if numbers < LSN_JUMP else 0
-
-
-def _missing(
-    segment: FoundSegment, following: FoundSegment | None, first: int, through: int
-) -> Damage:
-    reason = "records that had been durable are not there"
-    if segment.header is None:
-        reason = segment.reason
-    elif following is not None and following.number != segment.number + 1:
-        reason = f"segments {segment.number + 1} to {following.number - 1} are missing"
-    return Damage(
-        segment=segment.number,
-        start=segment.size,
-        end=segment.size,
-        from_lsn=first,
-        through_lsn=through,
-        torn=False,
-        reason=reason,
-        events=_events(None, first, through),
-    )
+def _stopped(segment: FoundSegment) -> bool:
+    """Whether the last record is a clean stop, written when all before was durable."""
+    records = segment.records
+    if not records or records[-1].kind != Kind.STOP:
+        return False
+    before = records[-2].last_lsn if len(records) > 1 else segment.after_lsn
+    return records[-1].durable_lsn >= before

@@ -1,0 +1,167 @@
+"""Producers: who they are, what they are bound to, how far each has come."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tallymark.errors import RefusedError
+from tallymark.protocol.messages import PROTOCOL, PROTOCOL_MIN, Ack, Hello, Nack
+from tallymarkd.core.admission import Decision
+from tallymarkd.core.books import Books
+from tallymarkd.core.entry import Verdict
+
+OVERLOADED_RETRY_SECONDS = 60.0
+
+
+class Link(Protocol):
+    """What the engine needs of a conversation. All calls on the loop thread."""
+
+    def acknowledge(self, ack: Ack) -> None:
+        """Tell the client; nothing may be raised."""
+
+    def nack(self, nack: Nack) -> None:
+        """Tell the client to come again."""
+
+    def fence(self, message: str) -> None:
+        """A newer connection of the same producer has taken over."""
+
+    def settled(self, count: int) -> None:
+        """So many bytes that this conversation had handed in are settled."""
+
+
+class TransientError(Exception):
+    """Not now; the conversation ends with this Nack."""
+
+    def __init__(self, nack: Nack) -> None:
+        super().__init__(nack.message)
+        self.nack = nack
+
+
+@dataclass(slots=True, eq=False)
+class Producer:
+    """A producer that has a connection, or something on its way to the journal."""
+
+    name: str
+    key: bytes
+    project: str
+    uid: int
+    durable_seq: int
+    admitted_seq: int
+    link: Link | None = None
+    welcome: Callable[[], None] | None = None
+    stored: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of it is on its way."""
+        return self.admitted_seq == self.durable_seq
+
+    def take_ack(self) -> Ack:
+        """The Ack that is due, with the counts since the one before."""
+        ack = Ack(
+            through_seq=self.durable_seq,
+            stored=self.stored,
+            duplicate=self.duplicate,
+            rejected=self.rejected,
+            reasons=self.reasons,
+        )
+        self.stored = self.duplicate = self.rejected = 0
+        self.reasons = {}
+        return ack
+
+    def count(self, decision: Decision) -> None:
+        """Add a durable batch's verdicts to the next Ack."""
+        stored, duplicate, rejected = decision.counts
+        self.stored += stored
+        self.duplicate += duplicate
+        self.rejected += rejected
+        if rejected:
+            for value in decision.entry.verdicts:
+                if value > Verdict.DUPLICATE:
+                    code = Verdict(value).code
+                    self.reasons[code] = self.reasons.get(code, 0) + 1
+
+
+class Producers:
+    """Producers that have a connection, or something on its way to the journal."""
+
+    def __init__(self, books: Books, *, projects_max: int, producers_max: int) -> None:
+        self._books = books
+        self._projects_max = projects_max
+        self._producers_max = producers_max
+        self._known: dict[bytes, Producer] = {}
+
+    def find(self, hello: Hello, uid: int) -> Producer:
+        """The producer of a Hello, made if it is new.
+
+        Raises ``RefusedError`` for good and ``TransientError`` for now.
+        """
+        try:
+            key = uuid.UUID(hello.producer)
+        except ValueError:
+            raise RefusedError(
+                "protocol_error", f"cannot use {hello.producer!r} as a producer: it is no UUID"
+            ) from None
+        if not hello.project:
+            raise RefusedError("wrong_project", "cannot take events without a project")
+        mark = self._books.server.marks.get(str(key))
+        known = self._known.get(key.bytes)
+        bound = mark or known
+        if bound is None:
+            self._refuse_over_limits(hello.project)
+        elif bound.uid != uid:
+            raise RefusedError("wrong_user", "cannot use this producer: it is another user's")
+        elif bound.project != hello.project:
+            raise RefusedError(
+                "wrong_project",
+                f"cannot use this producer for {hello.project!r}: it is bound to {bound.project!r}",
+            )
+        if mark is not None:
+            mark.contact_seconds = self._books.server.running_seconds
+        if known is None:
+            seq = mark.seq if mark is not None else 0
+            known = Producer(str(key), key.bytes, hello.project, uid, seq, seq)
+            self._known[key.bytes] = known
+        return known
+
+    def _refuse_over_limits(self, project: str) -> None:
+        if len(self._books.server.marks) >= self._producers_max:
+            raise TransientError(_overloaded(f"{self._producers_max} producers are known"))
+        if project not in self._books.projects and self.projects_full:
+            raise TransientError(_overloaded(f"there are {self._projects_max} projects"))
+
+    @property
+    def projects_full(self) -> bool:
+        """Whether there is no room for another project."""
+        return len(self._books.projects) >= self._projects_max
+
+    def forget_idle(self, producer: Producer) -> None:
+        """Let go of one that has no connection and nothing on its way."""
+        if producer.link is None and producer.settled:
+            self._known.pop(producer.key, None)
+
+
+def agree(hello: Hello) -> int:
+    """The protocol to speak with this client. Raises ``RefusedError``."""
+    if hello.protocol_min > PROTOCOL or hello.protocol_max < PROTOCOL_MIN:
+        raise RefusedError(
+            "unsupported_protocol",
+            f"cannot speak protocol {hello.protocol_min} to {hello.protocol_max}: "
+            f"this daemon speaks {PROTOCOL_MIN} to {PROTOCOL}",
+        )
+    return min(hello.protocol_max, PROTOCOL)
+
+
+def _overloaded(what: str) -> Nack:
+    return Nack(
+        code="overloaded",
+        seq=1,
+        message=f"cannot take a new producer: {what}",
+        retry_after_seconds=OVERLOADED_RETRY_SECONDS,
+    )

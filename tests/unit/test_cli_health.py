@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tallymark import transport
+from tallymark.protocol.messages import HealthReport, Reason
+from tests.fake_daemon import FakeDaemon
+from tests.tallymark_command import Tallymark
+
+DEGRADED = HealthReport(
+    id=0,
+    status="degraded",
+    reasons=[Reason(code="disk_low", message="only 3 MiB\nfree", remedy="free space")],
+    report={"version": "9.9", "durable_lsn": 7},
+)
+
+
+@pytest.fixture
+def tallymark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Tallymark:
+    return Tallymark(tmp_path, monkeypatch, capsys)
+
+
+def test_ok_is_0(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket):
+        done = tallymark("health")
+    assert (done.code, done.out, done.err) == (0, "ok\n", "")
+
+
+def test_degraded_is_1_with_each_reason_and_its_remedy(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.health = DEGRADED
+        done = tallymark("health")
+        as_json = tallymark("health", "--json")
+    assert done.code == as_json.code == 1
+    assert done.out == "degraded\n  disk_low: only 3 MiB\\nfree\n    free space\n"
+    assert as_json.json["status"] == "degraded"
+    assert as_json.json["reasons"][0]["code"] == "disk_low"
+    assert as_json.json["durable_lsn"] == 7
+
+
+def test_failing_is_2(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.health = HealthReport(id=0, status="failing")
+        assert tallymark("health").code == 2
+
+
+def test_deep_asks_for_a_probe(tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def ask(paths: list[Path], questions: list[object], *args: float, **kwargs: str) -> object:
+        asked.extend(question.deep for question in questions)  # type: ignore[attr-defined]
+        return transport.ask(paths, questions, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tallymarkd.cli.asking.ask", ask)
+    with FakeDaemon(tallymark.socket):
+        assert tallymark("health", "--deep").code == 0
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("gone", "it is not running"),
+        ("file", "not a socket"),
+        ("stopped", "it is stopped or busy"),
+        ("foreign", "not tallymarkd"),
+        ("closing", "closed the connection"),
+    ],
+)
+@pytest.mark.parametrize("deep", [[], ["--deep"]])
+def test_unreachable_is_2_within_a_second_and_says_how(
+    tallymark: Tallymark, what: str, told: str, deep: list[str]
+) -> None:
+    daemon = FakeDaemon(tallymark.socket)
+    daemon.first_words = {"foreign": b"220 mail.example ESMTP\r\n", "closing": b""}.get(what)
+    daemon.welcomes = what != "stopped"
+    if what == "file":
+        tallymark.socket.parent.mkdir(parents=True)
+        tallymark.socket.write_text("not a socket")
+    elif what != "gone":
+        daemon.start()
+    try:
+        began = time.monotonic()
+        done = tallymark("health", *deep)
+        seconds = time.monotonic() - began
+        as_json = tallymark("health", "--json", *deep)
+    finally:
+        if what not in ("gone", "file"):
+            daemon.stop()
+    assert done.code == as_json.code == 2
+    assert done.out.startswith("failing\n  unreachable: cannot reach tallymarkd at ")
+    assert str(tallymark.socket) in done.out
+    assert told in done.out
+    assert as_json.json["status"] == "failing"
+    assert as_json.json["reasons"][0]["code"] == "unreachable"
+    assert seconds < 0.9
