@@ -61,6 +61,7 @@ class Producer:
 
     def __init__(self) -> None:
         self.durable_seq = 0
+        self.kept_seq = 0
         self.batches: dict[int, Publish | Skip] = {}
         self.goodbye = False
 
@@ -287,14 +288,13 @@ class _Conversation:
             code, seconds = daemon.nacks.pop(0)
             self.send(Nack(code=code, seq=seq, message="later", retry_after_seconds=seconds))
             return
-        before = producer.batches.setdefault(seq, batch)
-        if before != batch:
-            daemon.wrong.append(f"seq {seq} changed its content")
-        if seq > producer.durable_seq + 1:
-            del producer.batches[seq]
-            gap = producer.durable_seq + 1
+        if seq > producer.kept_seq + 1:
+            gap = producer.kept_seq + 1
             self.send(Nack(code="gap", seq=gap, message="gap", retry_after_seconds=0.01))
             return
+        if producer.batches.setdefault(seq, batch) != batch:
+            daemon.wrong.append(f"seq {seq} changed its content")
+        producer.kept_seq = max(producer.kept_seq, last)
         if not daemon.acks:
             return
         producer.durable_seq = max(producer.durable_seq, last)
@@ -309,7 +309,7 @@ class _Conversation:
         """Everything that was kept."""
         producer = self._producer
         if producer is not None and producer.batches:
-            producer.durable_seq = max(producer.batches)
+            producer.durable_seq = producer.kept_seq
             self.send(Ack(through_seq=producer.durable_seq))
 
     def _answer(self, query: Query) -> None:

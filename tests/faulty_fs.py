@@ -232,9 +232,7 @@ class FaultyFs:
         self, kind: str, fd: int, *, offset: int = 0, length: int = 0, data: bytes = b""
     ) -> Operation:
         opened = self._fds[fd]
-        return Operation(
-            kind, opened.path, opened.file, offset=offset, length=length, data=data
-        )
+        return Operation(kind, opened.path, opened.file, offset=offset, length=length, data=data)
 
     def _do(
         self,

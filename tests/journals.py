@@ -75,9 +75,7 @@ class Machine:
     def start(self, *, evidence_lsn: int = 0, read_after_lsn: int = 0) -> Opened:
         """Steps 1 to 4 of recovery."""
         refuse_newer(self.fs, JOURNAL)
-        found = survey(
-            self.fs, JOURNAL, evidence_lsn=evidence_lsn, read_after_lsn=read_after_lsn
-        )
+        found = survey(self.fs, JOURNAL, evidence_lsn=evidence_lsn, read_after_lsn=read_after_lsn)
         journal = open_journal(
             self.fs, JOURNAL, found, self.settings, server_id=SERVER_ID, quarantine=QUARANTINE
         )
@@ -112,7 +110,7 @@ def fill(journal: Journal, segments: int) -> list[tuple[int, bytes]]:
     goal = journal.active_number + segments
     written: list[tuple[int, bytes]] = []
     while journal.active_number < goal:
-        written += commit(journal, b"payload %6d " % len(written) + bytes(1000))
+        written += commit(journal, b"payload %6d " % len(written) + b"x" * 1000)
     return written
 
 

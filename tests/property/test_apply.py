@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallymark.events import Event, RunEnd, RunStart, SessionEnd, SessionStart, Usage
@@ -21,6 +21,9 @@ from tallymarkd.core.project_file import decode, encode, encode_view
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 RUNS_MAX = 6
 SESSIONS_MAX = 3
+
+moderately = settings(max_examples=60)
+"""Each example is a stream of some fifty events."""
 
 Stored = Event | OtherEvent
 
@@ -237,7 +240,7 @@ class Model:
         run = {"id": run_id, "agent": agent, "session": session, "from": "usage"}
         run["spent"] = list(opened["spent"])
         if not run["spent"]:
-            # Told apart by identity below, should two charges be equal.
+            # So that no two are equal, and the right one is struck out.
             charge["number"] = len(self.results)
             run |= {"from": "run.end", "charge": charge, "spent": [charge]}
             self.charges.append(charge)
@@ -261,6 +264,7 @@ def sums_of(found: Any, usages: int) -> dict[str, int]:
     }
 
 
+@moderately
 @given(batches())
 def test_totals_are_those_of_a_model_that_adds_up_at_the_end(all_batches: list[Batch]) -> None:
     model = Model()
@@ -288,6 +292,7 @@ def test_totals_are_those_of_a_model_that_adds_up_at_the_end(all_batches: list[B
     assert set(state.open_runs) == set(model.open)
 
 
+@moderately
 @given(batches())
 def test_runs_are_those_of_the_model(all_batches: list[Batch]) -> None:
     model = Model()
@@ -308,6 +313,7 @@ def test_runs_are_those_of_the_model(all_batches: list[Batch]) -> None:
         assert round(run.estimated_cost_usd * 1e9) == money
 
 
+@moderately
 @given(batches())
 def test_results_are_those_of_the_model(all_batches: list[Batch]) -> None:
     model = Model()
@@ -340,6 +346,7 @@ def test_results_are_those_of_the_model(all_batches: list[Batch]) -> None:
         assert profile.tests_written == made.count("test:t")
 
 
+@moderately
 @given(batches())
 def test_one_event_at_a_time_gives_the_same_as_batches(all_batches: list[Batch]) -> None:
     singles = [
@@ -358,6 +365,7 @@ def test_one_event_at_a_time_gives_the_same_as_batches(all_batches: list[Batch])
     assert encode(together, server_id="s") == encode(apart, server_id="s")
 
 
+@moderately
 @given(batches(), st.data())
 def test_a_save_and_a_load_anywhere_change_nothing(
     all_batches: list[Batch], data: st.DataObject
@@ -373,6 +381,7 @@ def test_a_save_and_a_load_anywhere_change_nothing(
     assert snapshot(resumed) == snapshot(whole)
 
 
+@moderately
 @given(batches(), st.data())
 def test_a_batch_that_was_applied_changes_nothing(
     all_batches: list[Batch], data: st.DataObject
@@ -388,6 +397,7 @@ def test_a_batch_that_was_applied_changes_nothing(
     assert encode(state, server_id="s") == before
 
 
+@moderately
 @given(batches())
 def test_a_view_stays_as_it_was_while_apply_goes_on(all_batches: list[Batch]) -> None:
     state = empty("p", T0)
@@ -401,6 +411,7 @@ def test_a_view_stays_as_it_was_while_apply_goes_on(all_batches: list[Batch]) ->
             assert b"".join(encode_view(view, server_id="s")) == body
 
 
+@moderately
 @given(batches())
 def test_limits_are_never_exceeded(all_batches: list[Batch]) -> None:
     limits = {"OPEN_RUNS_MAX": 4, "KNOWN_SESSIONS_MAX": 4, "SESSION_NAMES_MAX": 1}

@@ -80,7 +80,7 @@ def test_the_figures_as_tables(tallymark: Tallymark) -> None:
     assert ["Explore", "1", "2", "10,705"] in [line[:4] for line in lines]
     assert done.out.splitlines()[-1].startswith("lighthouse, orchard: ")
     assert done.out.endswith(" events stored, 0 already known\n")
-    assert "1 lines not understood: not JSON; the first is " in done.err
+    assert "1 line not understood: not JSON; the first is " in done.err
 
 
 def test_what_is_known_already_is_counted_and_is_well(tallymark: Tallymark) -> None:
@@ -100,7 +100,7 @@ def test_a_rejected_event_is_told_and_is_1(tallymark: Tallymark) -> None:
         done = tallymark(*COMMAND, str(FIXTURE), "--project", "p")
     assert done.code == 1
     assert "1 rejected" in done.out
-    assert "tallymarkd rejected 1 events: too_large" in done.err
+    assert "tallymarkd rejected 1 event: too_large" in done.err
 
 
 def test_one_project_for_everything(tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch) -> None:

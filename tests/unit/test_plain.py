@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallymarkd.core.plain import DEPTH_MAX, plain_dict
@@ -53,10 +53,11 @@ def test_the_given_is_not_changed() -> None:
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
-    max_leaves=20,
+    max_leaves=12,
 )
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), anything))
 def test_the_result_survives_json_and_is_its_own_result(values: dict[str, Any]) -> None:
     found = plain_dict(values)

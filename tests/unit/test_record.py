@@ -51,9 +51,7 @@ def written(
 def test_a_record_comes_back_as_it_was_written() -> None:
     record = read_record(written(), 0, salt=SALT, offset=OFFSET)
     crc = struct.unpack_from("<I", written(), 8)[0]
-    assert record == Record(
-        Kind.BATCH, 7, 3, 5, PRODUCER, 9, 9, 0xABCD, b"payload", crc, OFFSET
-    )
+    assert record == Record(Kind.BATCH, 7, 3, 5, PRODUCER, 9, 9, 0xABCD, b"payload", crc, OFFSET)
     assert (record.last_lsn, record.size, record.end) == (9, 88, OFFSET + 88)
 
 

@@ -89,7 +89,9 @@ def newer(rest: bytes) -> bytes:
 
 @pytest.mark.parametrize("first", [newer(b"whatever"), bytes(HEADER_COPY_BYTES)])
 def test_a_newer_format_is_told_from_damage(first: bytes) -> None:
-    with pytest.raises(NewerFormatError, match=r"format 9 and needs a reader of 8; this .* reads 1"):
+    with pytest.raises(
+        NewerFormatError, match=r"format 9 and needs a reader of 8; this .* reads 1"
+    ):
         decode_header(first + newer(b"whatever"))
 
 

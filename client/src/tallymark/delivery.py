@@ -215,8 +215,9 @@ class Delivery:
         """The error to raise when time is over."""
         pending = self._intake.pending
         return FlushTimeout(
-            f"cannot flush within {max(timeout_seconds, 0.0):.3g} s: {pending} events are not durable yet"
-            f"{self._because()}; they stay pending and must not be emitted again",
+            f"cannot flush within {max(timeout_seconds, 0.0):.3g} s: "
+            f"{pending} events are not durable yet{self._because()}; "
+            "they stay pending and must not be emitted again",
             pending_events=pending,
         )
 

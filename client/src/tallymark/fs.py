@@ -198,6 +198,7 @@ class OsFileSystem:
             if not each.is_dir():
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(each, DIRECTORY_MODE)
+                self.sync_dir(each.parent)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 

@@ -85,7 +85,7 @@ class Recorder:
             return False
         if isinstance(event, EventBase):
             if not event.event_id or event.at is None or self.source:
-                event = self._completed(event)
+                return self.delivery.put(self._completed(event)) or self._not_taken()
             return self.delivery.put(event) or self._not_taken()
         if _is_mapping_of_event(event):
             return self.put(self._completed_mapping(event))

@@ -82,7 +82,7 @@ class Run:
         self._git_branch = clean(git_branch)
         self._attrs = self._clean_attrs(attrs)
         self._announce = announce
-        self._open = False
+        self._depth = 0
         self._used = False
         self._reset()
 
@@ -199,8 +199,12 @@ class Run:
     # Its life.
 
     def __enter__(self) -> Run:
-        if self._open:
-            self._recording.ignore("reentered", "tallymark's track_agent was entered twice at once")
+        self._depth += 1
+        if self._depth > 1:
+            self._recording.ignore(
+                "entered", "tallymark took a run that was entered again while open for one run"
+            )
+            return self
         if self._used:
             self._reset()
         self._used = True
@@ -213,7 +217,6 @@ class Run:
         self._started_at = datetime.now(UTC)
         self._token: Token[Run | None] = _current.set(self)
         self._before = parent
-        self._open = True
         if self._announce:
             recording.put(self._start_event())
         return self
@@ -224,7 +227,10 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._open = False
+        self._depth -= 1
+        if self._depth != 0:
+            self._depth = max(self._depth, 0)
+            return
         try:
             _current.reset(self._token)
         except ValueError:

@@ -134,7 +134,7 @@ class Sender:
             if self._stop_by is not None and self._finished(now, self._stop_by):
                 return False
             if self._talk is None:
-                self._talk_up(now)
+                self._connect(now)
             self._push(now)
             self._check(now)
             seconds = self._pause()

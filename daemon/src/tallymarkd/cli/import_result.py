@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tallymark.events import Usage
-from tallymarkd.cli.output import compact, count, dollars, first_that_fits, make_console, say
+from tallymarkd.cli.output import compact, count, dollars, first_that_fits, make_console, many, say
 from tallymarkd.cli.place import Place
 from tallymarkd.cli.recording import Outcome
 from tallymarkd.core.pricing import Pricer
@@ -161,7 +161,7 @@ def print_result(place: Place, plan: ImportPlan, outcome: Outcome, costs: Costs)
 def summary(plan: ImportPlan, outcome: Outcome) -> str:
     """What the daemon said, in one line."""
     where = ", ".join(one_line(project) for project in plan.projects) or "no project"
-    text = f"{where}: {count(outcome.stored)} events stored, "
+    text = f"{where}: {many(outcome.stored, 'event')} stored, "
     text += f"{count(outcome.duplicate)} already known"
     return f"{text}, {count(outcome.refused)} rejected" if outcome.refused else text
 
@@ -171,17 +171,18 @@ def remarks(report: ImportReport, outcome: Outcome) -> list[str]:
     found = []
     if report.runs_waiting or report.responses_waiting:
         found.append(
-            f"still being written, so they wait for the next import: {count(report.runs_waiting)} "
-            f"runs, {count(report.responses_waiting)} responses"
+            f"{many(report.runs_waiting, 'run')} and {many(report.responses_waiting, 'response')} "
+            "may still be written, and wait for the next import"
         )
     if report.responses_without_usage:
-        found.append(f"{count(report.responses_without_usage)} responses say nothing of tokens")
-    for kind, number in sorted(report.faults.counts.items()):
+        number = many(report.responses_without_usage, "response")
+        found.append(f"{number} without a word on tokens, which count nothing")
+    for kind, lines in sorted(report.faults.counts.items()):
         first = report.faults.first[kind]
-        found.append(f"{count(number)} lines not understood: {kind}; the first is {first}")
+        found.append(f"{many(lines, 'line')} not understood: {kind}; the first is {first}")
     found += [f"cannot read {path}: {cause}" for path, cause in sorted(report.unreadable.items())]
     found += [
-        f"tallymarkd rejected {count(number)} events: {code}"
+        f"tallymarkd rejected {many(number, 'event')}: {code}"
         for code, number in sorted(outcome.rejected.items())
     ]
     return found

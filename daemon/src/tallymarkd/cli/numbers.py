@@ -14,6 +14,7 @@ from tallymarkd.cli.output import (
     dollars,
     first_that_fits,
     make_console,
+    many,
     percent,
     print_json,
 )
@@ -61,8 +62,8 @@ def show_project(console: Console, project: dict[str, Any], now: datetime) -> No
     from rich.text import Text
 
     totals = [
-        _many(project["runs"], "run"),
-        _many(project["total_sessions"], "session"),
+        many(project["runs"], "run"),
+        many(project["total_sessions"], "session"),
         f"{compact(project['total_tokens'])} tokens",
         dollars(project["total_cost_usd"]),
     ]
@@ -79,7 +80,7 @@ def show_project(console: Console, project: dict[str, Any], now: datetime) -> No
         tables = (agents_table(agents[:AGENTS_SHOWN], now, n) for n in range(len(COLUMNS), 0, -1))
         console.print(first_that_fits(console, tables))
     if len(agents) > AGENTS_SHOWN:
-        console.print(f"  and {_many(len(agents) - AGENTS_SHOWN, 'more agent')}", style="dim")
+        console.print(f"  and {many(len(agents) - AGENTS_SHOWN, 'more agent')}", style="dim")
     for agent in agents[:AGENTS_SHOWN]:
         if agent["last_error"]:
             line = Text(f"  last error of {_name(agent)}: ", style="red", no_wrap=True)
@@ -131,7 +132,3 @@ def agents_table(agents: list[dict[str, Any]], now: datetime, columns: int) -> T
 
 def _name(agent: dict[str, Any]) -> str:
     return one_line(agent["agent_name"]) or "(no name)"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{count(number)} {what}{'' if number == 1 else 's'}"

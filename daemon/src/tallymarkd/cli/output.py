@@ -72,6 +72,11 @@ def count(number: float) -> str:
     return f"{round(number):,}"
 
 
+def many(number: int, what: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"
+
+
 def compact(number: float) -> str:
     """A number in at most six characters: ``999``, ``12.3k``, ``28.9M``."""
     for unit in ("", "k", "M", "G", "T"):

@@ -99,9 +99,6 @@ def run(args: Sequence[str]) -> int:
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except BrokenPipeError:
-        # The interpreter would flush once more at its end, and fail again.
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.close()
         return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED

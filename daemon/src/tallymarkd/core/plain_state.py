@@ -38,7 +38,7 @@ def state_from(state: object) -> DashboardState:
         raise ValueError(f"cannot use the state: {error}") from None
     if not isinstance(plain, Mapping):
         raise ValueError(f"cannot use the state: a mapping is needed, not {type(state).__name__}")
-    missing = sorted(REQUIRED - plain.keys())
+    missing = sorted(name for name in REQUIRED if plain.get(name) is None)
     if missing:
         raise ValueError(f"cannot use the state: it lacks {', '.join(missing)}")
     try:

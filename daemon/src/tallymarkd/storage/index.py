@@ -46,17 +46,17 @@ class KeyIndex:
         except sqlite3.Error as error:
             raise DamagedError(f"cannot use {path} as an index: {error}") from error
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            # A lost transaction is rebuilt from the journal; a torn one never shows.
-            db.execute("PRAGMA synchronous = NORMAL")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-            elif version > FORMAT:
+            if version > FORMAT:
                 raise NewerFormatError(
                     f"cannot open {path}: it was written in format {version}; "
                     f"this version reads {FORMAT}"
                 )
+            db.execute("PRAGMA journal_mode = WAL")
+            # A lost transaction is rebuilt from the journal; a torn one never shows.
+            db.execute("PRAGMA synchronous = NORMAL")
+            if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             elif version != FORMAT or not _sound(db):
                 raise DamagedError(f"cannot use {path} as an index: it has another format")
             return cls(db)

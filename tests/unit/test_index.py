@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.fs import OsFileSystem
+from tallymarkd.storage import index as module
+from tallymarkd.storage.index import KeyIndex
+
+LARGEST, SMALLEST = 2**63 - 1, -(2**63)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "index.sqlite"
+
+
+def test_keys_are_known_once_they_are_added(path: Path) -> None:
+    index = KeyIndex.open(path)
+    assert (index.known([1, 2]), len(index), index.through_lsn) == (set(), 0, 0)
+    index.add([(1, 10), (LARGEST, 11), (SMALLEST, 12)], 15)
+    assert index.known([SMALLEST, 1, 2, LARGEST]) == {SMALLEST, 1, LARGEST}
+    assert (len(index), index.through_lsn) == (3, 15)
+    index.close()
+
+
+def test_the_index_is_there_after_it_was_closed(path: Path) -> None:
+    first = KeyIndex.open(path)
+    first.add([(5, 10)], 15)
+    first.add([], 20)
+    first.close()
+    second = KeyIndex.open(path)
+    assert (second.known([5, 6]), second.through_lsn) == ({5}, 20)
+    second.close()
+
+
+def test_two_connections_see_the_same(path: Path) -> None:
+    reader, writer = KeyIndex.open(path), KeyIndex.open(path)
+    writer.add([(5, 10)], 15)
+    assert reader.known([5]) == {5}
+    reader.close()
+    writer.close()
+
+
+def test_a_key_keeps_the_number_that_brought_it(path: Path) -> None:
+    index = KeyIndex.open(path)
+    index.add([(5, 10)], 15)
+    index.add([(5, 20)], 25)
+    assert len(index) == 1
+    assert index.forget(20, 20) == 0
+    assert index.forget(10, 10) == 1
+    index.close()
+
+
+def test_a_range_of_numbers_is_forgotten(path: Path) -> None:
+    index = KeyIndex.open(path)
+    index.add([(key, key * 10) for key in range(1, 6)], 60)
+    assert index.forget(20, 40) == 3
+    assert index.known(range(1, 6)) == {1, 5}
+    assert index.through_lsn == 60
+    index.close()
+
+
+def test_more_keys_than_fit_one_statement(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUERY_KEYS_MAX", 3)
+    index = KeyIndex.open(path)
+    index.add([(key, 1) for key in range(10)], 1)
+    assert index.known(range(5, 20)) == {5, 6, 7, 8, 9}
+    index.close()
+
+
+def test_keys_and_their_reach_come_together_or_not_at_all(path: Path) -> None:
+    index = KeyIndex.open(path)
+    index.add([(1, 10)], 10)
+
+    def breaks() -> Iterator[tuple[int, int]]:
+        yield 2, 20
+        raise OSError("in the middle")
+
+    with pytest.raises(OSError, match="in the middle"):
+        index.add(breaks(), 30)
+    assert (index.known([1, 2, 3]), index.through_lsn) == ({1}, 10)
+    index.close()
+    again = KeyIndex.open(path)
+    assert (len(again), again.through_lsn) == (1, 10)
+    again.add([(2, 20)], 30)
+    assert again.through_lsn == 30
+    again.close()
+
+
+def test_a_file_that_is_no_database_is_damaged(path: Path) -> None:
+    path.write_bytes(b"no database at all " * 100)
+    with pytest.raises(DamagedError, match="cannot use"):
+        KeyIndex.open(path)
+
+
+def test_a_path_that_cannot_be_opened_is_told(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(DamagedError, match="cannot use"):
+        KeyIndex.open(path)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE other (x)",
+        "PRAGMA user_version = 1",
+        "CREATE TABLE keys (key, lsn); PRAGMA user_version = 1",
+        "CREATE TABLE keys (key, lsn); CREATE TABLE meta (name, value);"
+        "INSERT INTO meta VALUES ('through_lsn', 'x'); PRAGMA user_version = 1",
+        "PRAGMA user_version = -1",
+    ],
+)
+def test_another_database_is_no_index(path: Path, script: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(script)
+    db.close()
+    with pytest.raises(DamagedError, match="cannot use"):
+        KeyIndex.open(path)
+
+
+def test_a_newer_index_is_refused_and_not_touched(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript("CREATE TABLE x (y); PRAGMA user_version = 2")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(NewerFormatError, match="cannot open .* format 2; this version reads 1"):
+        KeyIndex.open(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_damaged_index_is_removed_and_made_again(path: Path) -> None:
+    index = KeyIndex.open(path)
+    index.add([(1, 10)], 10)
+    # What is left of a daemon that was killed: the write-ahead log stays.
+    names = {each.name: each.read_bytes() for each in path.parent.iterdir()}
+    index.close()
+    for name, data in names.items():
+        (path.parent / name).write_bytes(data)
+    path.write_bytes(b"damaged")
+    assert len(names) == 3
+    KeyIndex.remove(OsFileSystem(), path)
+    assert list(path.parent.iterdir()) == []
+    again = KeyIndex.open(path)
+    assert (len(again), again.through_lsn) == (0, 0)
+    again.close()
+
+
+def test_the_log_goes_before_the_database(path: Path) -> None:
+    """A log without its database would be played into the next one of that name."""
+    removed: list[str] = []
+
+    class Noting(OsFileSystem):
+        def unlink(self, path: Path) -> None:
+            removed.append(path.name)
+
+    KeyIndex.remove(Noting(), path)
+    assert removed == ["index.sqlite-wal", "index.sqlite-shm", "index.sqlite"]
