@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+
 from harness import Daemon
 from tallymark import Client
 from tallymark.events import RunEnd
@@ -196,7 +197,7 @@ def ratios(found: dict[str, list[float]]) -> dict[str, list[float]]:
 
 def table(found: dict[str, list[float]], ratio: dict[str, list[float]]) -> str:
     """Medians with their spread."""
-    rows = [("", "median", "lowest", "highest")]
+    rows: list[tuple[str, ...]] = [("", "median", "lowest", "highest")]
     for name, (title, _) in MEASURES.items():
         values = found[name]
         rows.append((title, *(f"{v:,.0f}" for v in _summary(values))))
@@ -217,10 +218,14 @@ def _summary(values: list[float]) -> tuple[float, float, float]:
 
 def main() -> int:
     """Exit 0 when both bars are met, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="write all figures to this file, too")
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="a directory on the disk to measure")
+    parser.add_argument(
+        "--dir", type=Path, default=Path.cwd(), help="a directory on the disk to measure"
+    )
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix=".bench-", dir=args.dir))
     try:

@@ -15,9 +15,10 @@ import time
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-from harness import Daemon
 from rich.console import Console
 from rich.table import Table
+
+from harness import Daemon
 from tallymark import Client
 
 AGENTS = ("coding", "reviewer", "tester", "writer")
@@ -72,8 +73,7 @@ def run_agents(daemon: Daemon, runs: int, console: Console) -> list[Sent]:
     context = multiprocessing.get_context("spawn")
     results: SimpleQueue[Sent] = context.SimpleQueue()
     agents = [
-        context.Process(target=work, args=(agent, daemon.socket, runs, results))
-        for agent in AGENTS
+        context.Process(target=work, args=(agent, daemon.socket, runs, results)) for agent in AGENTS
     ]
     for process in agents:
         process.start()

@@ -30,7 +30,7 @@ class Daemon:
         env = {k: v for k, v in os.environ.items() if not k.startswith("TALLYMARK_")}
         with (self.state_dir.parent / f"{self.state_dir.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*(os.environ.get("TM_CMD","").split() or [sys.executable, "-m", "tallymarkd"]), "--state-dir", str(self.state_dir)],
+                [sys.executable, "-m", "tallymarkd", "--state-dir", str(self.state_dir)],
                 stderr=log,
                 env=env,
             )

@@ -171,7 +171,9 @@ hostile = st.one_of(
     st.binary(max_size=30).map(lambda data: msgspec.msgpack.Ext(5, data)),
     st.floats(),
     plain,
-    st.dictionaries(st.integers() | st.booleans() | st.floats() | st.text(), plain, max_size=3),
+    st.dictionaries(
+        st.integers(-(2**63), 2**63) | st.booleans() | st.floats() | st.text(), plain, max_size=3
+    ),
     st.integers(1, 3000).map(lambda depth: msgspec.Raw(b"\x91" * depth + b"\x90")),
     st.integers(1, 3000).map(lambda depth: msgspec.Raw(b"\x81\x80" * depth + b"\x90")),
 )

@@ -48,9 +48,12 @@ def run(tmp_path: Path, work: Work, **settings: Any) -> FakeDaemon:
 
     async def main() -> FakeDaemon:
         with FakeDaemon(tmp_path / "s.sock") as daemon:
-            async with ticking(), AsyncClient(
-                "p", socket=daemon.path, **({"exit_timeout_seconds": FLUSH_SECONDS} | settings)
-            ) as client:
+            async with (
+                ticking(),
+                AsyncClient(
+                    "p", socket=daemon.path, **({"exit_timeout_seconds": FLUSH_SECONDS} | settings)
+                ) as client,
+            ):
                 await work(client, daemon)
             assert not daemon.wrong
             return daemon
@@ -66,9 +69,7 @@ def test_the_names_are_the_blocking_clients() -> None:
     for name in sorted(public(Client) | {"__init__"}):
         ours, theirs = getattr(AsyncClient, name), getattr(Client, name)
         if inspect.isfunction(theirs):
-            assert (
-                inspect.signature(ours).parameters == inspect.signature(theirs).parameters
-            ), name
+            assert inspect.signature(ours).parameters == inspect.signature(theirs).parameters, name
 
 
 def test_emit_flush_and_close(tmp_path: Path) -> None:
@@ -101,9 +102,11 @@ def test_durable(tmp_path: Path) -> None:
 def test_runs_and_sessions(tmp_path: Path) -> None:
     async def work(client: AsyncClient, daemon: FakeDaemon) -> None:
         session_id = await client.start_session("continuation")
-        async with client.track_agent("outer", session_id=session_id) as outer:
-            async with client.track_agent("inner") as inner:
-                inner.add_tokens(input_tokens=5)
+        async with (
+            client.track_agent("outer", session_id=session_id) as outer,
+            client.track_agent("inner") as inner,
+        ):
+            inner.add_tokens(input_tokens=5)
         await client.end_session(session_id, "complete")
 
         @client.track_agent("decorated", session_id=session_id)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import msgspec
@@ -154,6 +155,14 @@ def test_failures_and_streaks(count: int) -> None:
     assert profile.cost_per_success_usd == profile.total_cost_usd / 6
 
 
+def test_the_best_streak_may_lie_between_two_failures() -> None:
+    statuses = ["success", "error", *["success"] * 3, "error", "success"]
+    runs = [run(n, status=status) for n, status in enumerate(statuses)]
+    profile = board_of(*runs).agents["coding"]
+
+    assert (profile.current_streak, profile.best_streak) == (1, 3)
+
+
 def test_the_text_of_the_latest_failure() -> None:
     runs = [run(n, status="error", error_message=f"boom {n}") for n in range(5)]
 
@@ -221,6 +230,22 @@ def test_a_duration_that_is_absent(fields: dict[str, Any], seconds: float) -> No
     assert board.total_duration_seconds == seconds
 
 
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("absent", ["started_at", "ended_at", "duration_seconds", "event_id"])
+@pytest.mark.parametrize("cost", [None, 0.01])
+def test_runs_that_lack_something(count: int, absent: str, cost: float | None) -> None:
+    lacking = {absent: "" if absent == "event_id" else None, "estimated_cost_usd": cost}
+    state = empty("p", T0)
+    put(state, *[run(n, **lacking) for n in range(count)], run(50), run(51))
+    board = snapshot(state)
+
+    assert state.apply_failures == 0
+    assert board.total_tokens == 1200 * (count + 2)
+    assert board.unpriced_usages == (count if cost is None else 0)
+    assert len(board.events) == count + 2
+    assert all(each.ended_at is not None for each in board.events)
+
+
 def test_total_tokens_absent_are_input_and_output() -> None:
     board = board_of(*[RunEnd(event_id=f"r{n}", input_tokens=3, output_tokens=4) for n in range(2)])
 
@@ -274,6 +299,16 @@ def test_sums_of_money_are_exact() -> None:
         put(state, usage("", estimated_cost_usd=0.000000001))
 
     assert snapshot(state).total_cost_usd == 300.000001
+
+
+@pytest.mark.parametrize("cost", [1.001, 0.57, 4.35, 16.1, 1e-9, 0.0000000015])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_cost_that_no_float_holds_exactly(cost: float, count: int) -> None:
+    board = board_of(*[run(n, estimated_cost_usd=cost) for n in range(count)])
+
+    nanos = int((Decimal(str(cost)) * 10**9).to_integral_value(ROUND_HALF_UP))
+    assert board.total_cost_usd == count * nanos / 1e9
+    assert board.events[0].estimated_cost_usd == nanos / 1e9
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -338,6 +373,15 @@ def test_a_run_with_usages_takes_its_tokens_from_them() -> None:
     assert found_run.cost_source == "a"
     assert found_run.duration_seconds == 2.5
     assert board.agents["coding"].commits_made == 1
+
+
+def test_a_run_with_usages_among_others_without() -> None:
+    board = board_of(usage("run-2"), *[run(n) for n in range(5)])
+
+    assert board.total_tokens == 4 * 1200 + 15
+    assert [each.tokens_from for each in board.events] == ["run.end"] * 2 + ["usage"] + [
+        "run.end"
+    ] * 2
 
 
 def test_a_usage_counts_before_its_run_ends() -> None:
@@ -528,6 +572,12 @@ def test_a_session_from_its_start_to_its_end() -> None:
             output_tokens=800,
         )
     ]
+
+
+def test_a_session_began_with_its_earliest_run() -> None:
+    board = board_of(run(50), usage("x", at=at(20)), run(10))
+
+    assert (board.sessions[0].started_at, board.sessions[0].ended_at) == (at(10), at(52))
 
 
 def test_a_session_that_starts_again_is_open_again() -> None:

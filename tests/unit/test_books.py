@@ -278,6 +278,29 @@ def test_damage_is_counted_and_named() -> None:
     assert books.server.applied_lsn == 14
 
 
+def test_a_damaged_batch_is_named_once_although_its_seq_is_missing_too() -> None:
+    books = new_books()
+    books.record(batch_record(an_entry(run_end(1)), lsn=1))
+    damage = Damage(
+        segment=1,
+        start=8192,
+        end=8300,
+        from_lsn=2,
+        through_lsn=3,
+        torn=False,
+        reason="the payload does not verify",
+        producer=producer_bytes(ALICE),
+        from_seq=2,
+        through_seq=2,
+        events=2,
+    )
+
+    books.record(a_record(Kind.LOSS, msgspec.json.encode(damage), lsn=2, count=2))
+    books.record(batch_record(an_entry(run_end(3)), lsn=4, seq=3))
+
+    assert len(books.server.ledger.losses) == 1
+
+
 def test_missing_seqs_are_named() -> None:
     books = new_books()
     books.record(batch_record(an_entry(run_end(1)), lsn=1))

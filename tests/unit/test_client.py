@@ -61,9 +61,9 @@ def test_the_example_of_the_readme(daemon: FakeDaemon) -> None:
 
 
 def test_its_own_session_ends_with_it(daemon: FakeDaemon) -> None:
-    with Client("p", socket=daemon.path, exit_timeout_seconds=FLUSH_SECONDS) as client:
-        with client.track_agent("coding"):
-            pass
+    client = Client("p", socket=daemon.path, exit_timeout_seconds=FLUSH_SECONDS)
+    with client, client.track_agent("coding"):
+        pass
     daemon.wait(lambda: daemon.producer.goodbye)
     assert [event["type"] for event in daemon.events] == [
         "session.start",
@@ -151,9 +151,7 @@ def test_wrong_settings(settings: dict[str, Any]) -> None:
         Client("p", **settings)
 
 
-def test_disabled_it_opens_nothing(
-    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disabled_it_opens_nothing(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TALLYMARK_DISABLED", "1")
     threads = threading.active_count()
     with Client("p", socket=daemon.path) as client:

@@ -581,6 +581,15 @@ def test_a_daemons_damaged_file_is_left_to_the_daemon(tmp_path: Path, also: bool
     assert kept(tmp_path) == []
 
 
+def test_reading_a_daemons_directory_leaves_nothing_there(tmp_path: Path) -> None:
+    path = daemons(tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    before = sorted(os.listdir(tmp_path))
+    store_in(tmp_path).load()
+
+    assert sorted(os.listdir(tmp_path)) == before
+
+
 def test_a_daemons_newer_file_is_refused(tmp_path: Path) -> None:
     path = daemons(tmp_path)
     covered = path.read_bytes().rpartition(b',"checksum"')[0].replace(b'"format":1', b'"format":2')

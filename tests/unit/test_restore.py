@@ -8,6 +8,7 @@ import sqlite3
 import uuid
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tallymarkd.core.project_state import snapshot
 from tallymarkd.core.restore import RecoveryReport, Restored, restore
 from tallymarkd.storage.journal import JournalSettings
 from tallymarkd.storage.sealed import seal
+from tallymarkd.storage.segment import decode_header, encode_header
 from tests.daemon_parts import (
     NOON_NS,
     PRODUCERS,
@@ -647,7 +649,7 @@ def test_a_state_file_proves_what_had_been_durable(root: Path) -> None:
     core = again(root)
 
     assert core.report.proven_lsn == 50
-    assert core.books.server.ledger.stored == 30
+    assert core.books.server.ledger.stored == 32
     assert core.books.projects["other"].applied_lsn == 50
     assert not core.report.clean
     assert core.report.next_lsn > 50
@@ -681,11 +683,10 @@ def newer_project(root: Path) -> Path:
 
 def newer_segment(root: Path) -> Path:
     (path,) = segments(root)
-    body = bytearray(path.read_bytes())
-    for at in (0, 4096):
-        body[at + 10 : at + 12] = (2).to_bytes(2, "little")
-        body[at + 80 : at + 84] = zlib.crc32(body[at : at + 80]).to_bytes(4, "little")
-    path.write_bytes(body)
+    body = path.read_bytes()
+    header, _ = decode_header(body)
+    newer = replace(header, format=header.format + 1, oldest_reader=header.format + 1)
+    path.write_bytes(encode_header(newer) + body[len(encode_header(newer)) :])
     return path
 
 

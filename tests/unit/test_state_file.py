@@ -269,6 +269,21 @@ def test_however_many_saves_die_only_the_oldest_is_pushed_out(
     assert {b"2", b"3", b"4"} <= set(bodies(tmp_path))
 
 
+def test_a_save_that_failed_does_not_rotate_twice(tmp_path: Path) -> None:
+    fs = FaultyFs(error=OSError(errno.EIO, "injected"))
+    file = opened(tmp_path, fs)
+    for content in (b"1", b"2", b"3"):
+        file.save(content)
+    fs.fail_at = ("replace", NAME)
+    for _ in range(3):
+        with pytest.raises(OSError, match="injected"):
+            file.save(b"4")
+    fs.fail_at = None
+    file.save(b"4")
+
+    assert bodies(tmp_path) == [b"4", b"3", b"2", b"1"]
+
+
 def test_two_names_of_one_file_are_not_rotated(tmp_path: Path) -> None:
     saved(tmp_path, b"1", b"2", b"3")
     (tmp_path / "state.json.bak").unlink()

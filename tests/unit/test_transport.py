@@ -58,9 +58,7 @@ def why(paths: list[Path], timeout_seconds: float = SHORT_SECONDS) -> str:
 
 
 def test_no_socket_there(path: Path) -> None:
-    assert why([path]) == (
-        f"cannot reach tallymarkd at {path}: no socket there; it is not running"
-    )
+    assert why([path]) == (f"cannot reach tallymarkd at {path}: no socket there; it is not running")
 
 
 def test_nobody_listens(path: Path) -> None:
@@ -111,10 +109,14 @@ def test_nobody_accepts(path: Path, listener: socket.socket) -> None:
 
 
 def test_a_full_backlog_is_tried_again_until_the_end(path: Path, listener: socket.socket) -> None:
-    waiting = []
-    with pytest.raises(ConnectError):
+    waiting: list[Transport] = []
+
+    def fill() -> None:
         while True:
             waiting.append(Transport.connect([path]))
+
+    with pytest.raises(ConnectError):
+        fill()
     assert "connections waiting for it fill its queue; it is stopped or busy" in why([path])
     for transport in waiting:
         transport.close()
@@ -185,7 +187,12 @@ def test_no_answer_in_time(daemon: FakeDaemon, path: Path) -> None:
 
 def test_the_daemon_goes_away_before_it_answers(daemon: FakeDaemon, path: Path) -> None:
     daemon.replies = {"projects": []}
-    cutter = threading.Thread(target=lambda: (until(lambda: daemon.hellos), daemon.cut()))
+
+    def cut() -> None:
+        until(lambda: daemon.hellos)
+        daemon.cut()
+
+    cutter = threading.Thread(target=cut)
     cutter.start()
     with pytest.raises(DeliveryError, match=r"closed the connection|broke"):
         ask([path], [Query(id=1, what="projects")], 10)

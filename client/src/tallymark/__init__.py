@@ -8,11 +8,13 @@
         with client.track_agent("coding", ticket_key="AI-46") as run:
             run.add_tokens(input_tokens=1000, output_tokens=2000)
 
-Importing this starts nothing.
+Importing this starts nothing. ``AsyncClient`` is imported when it is first
+asked for, since asyncio takes longer to load than all the rest.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tallymark._version import __version__
-from tallymark.aio import AsyncClient
 from tallymark.client import Client
 from tallymark.delivery import ClientStats
 from tallymark.errors import (
@@ -34,6 +36,9 @@ from tallymark.events import Event, RunEnd, RunStart, SessionEnd, SessionStart, 
 from tallymark.protocol.messages import HealthReport
 from tallymark.runs import Run, current_run
 from tallymark.state import AgentProfile, DashboardState, FinishedRun, SessionSummary
+
+if TYPE_CHECKING:
+    from tallymark.aio import AsyncClient
 
 __all__ = [
     "AgentProfile",
@@ -67,3 +72,11 @@ __all__ = [
     "__version__",
     "current_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AsyncClient":
+        from tallymark.aio import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

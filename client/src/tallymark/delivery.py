@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import msgspec
 
 from tallymark import lifecycle
 from tallymark.errors import DeliveryError, FlushTimeout
-from tallymark.ids import event_ids, uuid7
+from tallymark.ids import event_ids, random_fraction, uuid7
 from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
 from tallymark.sender import Sender
 from tallymark.settings import Settings
@@ -64,7 +63,7 @@ class Delivery:
         settings: Settings,
         last_words: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
-        random_fraction: Callable[[], float] = random.random,
+        random_fraction: Callable[[], float] = random_fraction,
     ) -> None:
         self._paths = list(paths)
         self._project = project

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import time
-import uuid
 from collections.abc import Callable
 
 
@@ -19,7 +18,8 @@ def uuid7(
     noise = int.from_bytes(random_bytes(10), "big")
     high = (milliseconds << 16) | 0x7000 | (noise >> 68)
     low = (0b10 << 62) | (noise & (2**62 - 1))
-    return str(uuid.UUID(int=(high << 64) | low))
+    digits = f"{(high << 64) | low:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def event_ids(producer: str) -> Callable[[], str]:
@@ -37,3 +37,8 @@ def event_ids(producer: str) -> Callable[[], str]:
         return f"{prefix}-{next_number()}"
 
     return new_id
+
+
+def random_fraction() -> float:
+    """A random number from 0 to just below 1. (The module random takes long to import.)"""
+    return int.from_bytes(os.urandom(4), "big") / 2**32

@@ -8,7 +8,6 @@ it is given, blocks, or touches a disk.
 from __future__ import annotations
 
 import functools
-import inspect
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
@@ -257,6 +256,9 @@ class Run:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate: each call is a run of its own, under the same names."""
+        # Heavy to import, and needed by decorators alone.
+        import inspect
+
         if inspect.iscoroutinefunction(function):
             awaited = cast(Callable[P, Awaitable[Any]], function)
 

@@ -16,7 +16,6 @@ its loop takes the same steps in the same order, and only the wait blocks::
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from tallymark.backlog import Backlog
 from tallymark.backoff import Backoff
 from tallymark.conversation import Conversation
 from tallymark.errors import ConnectError, DeliveryError, ProtocolError, RefusedError
+from tallymark.ids import random_fraction
 from tallymark.intake import Intake
 from tallymark.protocol.messages import (
     Ack,
@@ -68,7 +68,7 @@ class Sender:
         client: str,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
-        random_fraction: Callable[[], float] = random.random,
+        random_fraction: Callable[[], float] = random_fraction,
     ) -> None:
         self.backlog = Backlog(intake, settings.batch_events_max)
         self.trouble = ""

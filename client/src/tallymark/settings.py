@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from tallymark.errors import SettingError
 from tallymark.events import ID_CHARS_MAX
@@ -13,8 +14,7 @@ QUEUE_EVENTS_LIMIT = 10_000_000
 SECONDS_LIMIT = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How events are delivered. Raises ``SettingError`` when one cannot be right."""
 
     linger_seconds: float = 0.02

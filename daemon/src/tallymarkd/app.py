@@ -73,14 +73,15 @@ def run(settings: Settings, fs: FileSystem | None = None) -> int:
     os.umask(PRIVATE_UMASK)
     fs = fs or OsFileSystem()
     with _state_dir(fs, settings.state_dir):
-        restored = restore(fs, settings.state_dir, _journal_settings(settings))
-        if settings.strict and restored.report.new_losses:
-            raise StorageError(
-                f"cannot start with --strict: the journal in {settings.state_dir} has lost "
-                f"events; `tallymarkd` without --strict starts and reports them"
-            )
+        # Before recovery, so that who connects meanwhile waits and is not refused.
         listener = listen(fs, settings.socket)
         try:
+            restored = restore(fs, settings.state_dir, _journal_settings(settings))
+            if settings.strict and restored.report.new_losses:
+                raise StorageError(
+                    f"cannot start with --strict: the journal in {settings.state_dir} has lost "
+                    "events; `tallymarkd` without --strict starts and reports them"
+                )
             return asyncio.run(_Daemon(settings, fs, restored, listener).serve())
         finally:
             listener.close()

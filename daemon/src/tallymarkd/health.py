@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import psutil
+
 from tallymark.fs import FileSystem
 from tallymark.protocol.messages import HealthStatus, Reason
 from tallymarkd._version import __version__

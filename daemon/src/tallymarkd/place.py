@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import psutil
+
 from tallymark.errors import StorageError
 
 NETWORK_TYPES = frozenset({"nfs", "nfs4", "9p", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs"})

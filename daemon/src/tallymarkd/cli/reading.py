@@ -1,20 +1,19 @@
-"""What is shown: from the daemon, and without it from what it saved.
+"""What is shown: from the daemon, and without it from what is on disk.
 
-What comes from files is labelled so on stderr, with the time it was saved.
+What comes from files is labelled so on stderr, with the time of its last change.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tallymark.errors import DamagedError, DeliveryError, NewerFormatError, TallymarkError
+from tallymark.errors import DeliveryError, TallymarkError
 from tallymark.fs import OsFileSystem
 from tallymark.state import DashboardState
 from tallymarkd.cli.asking import ask_projects, ask_state
@@ -31,10 +30,10 @@ class NothingToRead(TallymarkError):
 
 @dataclass(frozen=True)
 class Saved:
-    """One project's state as a file has it."""
+    """One project's state as the files have it."""
 
     state: DashboardState
-    saved_at: datetime
+    updated_at: datetime
 
 
 def read_projects(place: Place) -> list[dict[str, Any]]:
@@ -68,13 +67,13 @@ def _saved(place: Place, cause: DeliveryError, project: str | None = None) -> li
     if ABSENT not in str(cause):
         say(str(cause))
         why = "tallymarkd does not answer"
-    newest = max(each.saved_at for each in found)
-    say(f"{why}: showing the last saved state of {local(newest)}")
+    newest = max(each.updated_at for each in found)
+    say(f"{why}: showing the last durable state, of {local(newest)}")
     return found
 
 
 def read_states(directories: Sequence[Path]) -> list[Saved]:
-    """Every project that was saved in the first state directory that has any.
+    """Every project in the first state directory that has any.
 
     A damaged file is told on stderr, and its newest whole generation taken.
     """
@@ -86,35 +85,14 @@ def read_states(directories: Sequence[Path]) -> list[Saved]:
 
 
 def _states_in(state_dir: Path) -> Iterator[Saved]:
-    from tallymarkd.core.layout import PROJECT_FILE, Layout
-    from tallymarkd.storage.state_file import StateFile
-
-    fs = OsFileSystem()
-    projects = Layout(state_dir).projects
-    try:
-        names = fs.names(projects)
-    except OSError as error:
-        say(f"cannot read {projects}: {error.strerror}")
-        return
-    for name in names:
-        found = _newest(StateFile(fs, projects / name, PROJECT_FILE))
-        if found is not None:
-            yield found
-
-
-def _newest(file: Any) -> Saved | None:
-    """The newest generation that is whole."""
-    from tallymarkd.core import project_file
+    """The last durable state: what was saved, and what the journal has beyond it."""
+    from tallymarkd.core.loading import read_only
     from tallymarkd.core.project_state import snapshot
 
-    for path, body in file.generations():
-        try:
-            if body is None:
-                raise DamagedError("it cannot be opened")
-            state = snapshot(project_file.decode(body))
-            return Saved(state, datetime.fromtimestamp(os.stat(path).st_mtime, UTC))
-        except NewerFormatError as error:
-            raise NewerFormatError(f"cannot read the saved state {path}: {error}") from None
-        except (DamagedError, OSError) as error:
-            say(f"cannot read the saved state {path}: {error}")
-    return None
+    try:
+        books = read_only(OsFileSystem(), state_dir)
+    except OSError as error:
+        say(f"cannot read {state_dir}: {error.strerror}")
+        return
+    for _, state in sorted(books.projects.items()):
+        yield Saved(snapshot(state), state.board.updated_at)

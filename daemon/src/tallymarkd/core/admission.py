@@ -26,6 +26,7 @@ from tallymark.events import (
     Usage,
 )
 from tallymarkd.core.entry import (
+    DECODE_ERRORS,
     Batch,
     Cost,
     Entry,
@@ -197,7 +198,7 @@ class _Work:
             try:
                 self.events = list(decode_events(entry.events))
                 return
-            except (msgspec.MsgspecError, RecursionError):
+            except DECODE_ERRORS:
                 pass
         self._one_by_one(split_events(entry.events) if raws is None else raws)
 
@@ -229,7 +230,7 @@ class _Work:
         """Cut texts that are too long, and try again; else refuse by name."""
         try:
             fields = _fields_decoder.decode(raw)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except DECODE_ERRORS as error:
             self.refuse(index, Verdict.MALFORMED, str(error))
             return
         for name in ID_FIELDS:

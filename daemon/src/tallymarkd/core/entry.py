@@ -103,6 +103,10 @@ class Batch:
         self.extras = extras if extras is not None else {}
 
 
+DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, TypeError)
+"""What msgspec raises for bytes that cannot be decoded: the first for most, the
+others for nesting, text that is no UTF-8, and a map used as the key of a map."""
+
 _encoder = msgspec.msgpack.Encoder()
 _entry_decoder = msgspec.msgpack.Decoder(Entry)
 _events_decoder = msgspec.msgpack.Decoder(list[Event])
@@ -128,11 +132,14 @@ def decode_entry(payload: bytes | memoryview) -> Entry:
 
 def split_events(events: bytes | memoryview | msgspec.Raw) -> list[msgspec.Raw]:
     """Each event's own bytes. Raises ``msgspec.MsgspecError`` if it is no array."""
-    return _raws_decoder.decode(events)
+    try:
+        return _raws_decoder.decode(events)
+    except DECODE_ERRORS as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def decode_events(events: bytes | memoryview | msgspec.Raw) -> list[Event]:
-    """All events, when every one is valid. Raises ``msgspec.MsgspecError``."""
+    """All events, when every one is valid and plain. Raises one of ``DECODE_ERRORS``."""
     return _events_decoder.decode(events)
 
 
@@ -145,7 +152,7 @@ def decode_event(
     """
     try:
         fields = _map_decoder.decode(raw)
-    except (RecursionError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         raise msgspec.DecodeError(str(error)) from None
     kind = fields.get("type")
     if not isinstance(kind, str) or not kind:
@@ -172,7 +179,7 @@ def open_entry(entry: Entry) -> Batch:
         try:
             events: list[Event | OtherEvent | None] = list(decode_events(entry.events))
             return Batch(events, received_at=received_at, ids=entry.ids, costs=entry.costs)
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_ERRORS:
             pass
     batch = Batch(
         [],

@@ -18,7 +18,9 @@ IN_FLIGHT = 0
 
 def key_hash(project: str, key: str) -> int:
     """The signed 64-bit hash under which a key is remembered."""
-    digest = blake2b(f"{project}\0{key}".encode(), digest_size=8).digest()
+    # The length keeps "a" and "b…" apart from "ab" and "…".
+    text = f"{len(project)}:{project}{key}"
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 

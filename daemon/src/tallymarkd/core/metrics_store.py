@@ -256,7 +256,9 @@ class MetricsStore:
             self._make_directory()
             left = max(0.0, seconds - (time.monotonic() - begun))
             try:
-                lock = filelock.FileLock(self.lock_path).acquire(left, LOCK_POLL_SECONDS)
+                lock = filelock.FileLock(self.lock_path).acquire(
+                    timeout=left, poll_interval=LOCK_POLL_SECONDS
+                )
             except filelock.Timeout:
                 raise self._lock_error(seconds) from None
             with lock:

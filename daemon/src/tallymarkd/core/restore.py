@@ -12,23 +12,20 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.errors import DamagedError
 from tallymark.fs import FileSystem, write_file
-from tallymarkd.core import project_file
-from tallymarkd.core.apply import ProjectState
-from tallymarkd.core.books import Books, ServerState, decode_server
+from tallymarkd.core.books import Books, ServerState
 from tallymarkd.core.keys import Keys, unpack_keys
-from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
+from tallymarkd.core.layout import Layout
+from tallymarkd.core.loading import StateFiles, load_state_files
 from tallymarkd.storage.index import KeyIndex
 from tallymarkd.storage.journal import Journal, JournalSettings
 from tallymarkd.storage.recovery import open_journal
-from tallymarkd.storage.state_file import StateFile
 from tallymarkd.storage.survey import Damage, Survey, refuse_newer, survey
 
 log = logging.getLogger("tallymarkd")
@@ -50,16 +47,6 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     quarantined: list[str] = []
     new_losses: int = 0
     seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Generations:
-    """A state file's generations: the newest whole one, and how far each reaches."""
-
-    file: StateFile
-    body: Any = None
-    reaches: list[int] = field(default_factory=list)
-    damaged: list[Path] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -110,50 +97,26 @@ class _Restore:
         begun = self._clock()
         self._sync_names()
         refuse_newer(self._fs, self._layout.journal)
-        server = self._load(self._layout.root, SERVER_FILE, decode_server)
-        projects = self._load_projects()
+        files = load_state_files(self._fs, self._layout)
         index = self._open_index()
-        found = self._survey(server, projects, index)
-        journal, books = self._open(found, server, projects)
-        self._set_aside(server, projects)
-        keys = self._replay(found, books, index)
+        after = min(files.replay_after_lsn, index.through_lsn)
+        found = survey(
+            self._fs,
+            self._layout.journal,
+            evidence_lsn=files.evidence_lsn,
+            read_after_lsn=after,
+        )
+        journal, books = self._open(found, files)
+        self._set_aside(files)
+        keys = self._replay(found, books, index, after)
         self._tell(found, books, begun)
-        reaches = {state.body.board.project_name: state.reaches
-                   for state in projects if state.body is not None}  # fmt: skip
-        return Restored(books, journal, keys, self._report, reaches, server.reaches)
+        return Restored(books, journal, keys, self._report, files.reaches, files.server.reaches)
 
     def _sync_names(self) -> None:
         """Step 0: a name may be in memory only; make it durable before believing it."""
         for path in (self._layout.root, self._layout.journal, self._layout.projects):
             if self._fs.exists(path):
                 self._fs.sync_dir(path)
-
-    def _load(self, directory: Path, name: str, decode: Callable[[bytes], Any]) -> _Generations:
-        file = StateFile(self._fs, directory, name)
-        found = _Generations(file)
-        for path, body in file.generations():
-            try:
-                if body is None:
-                    raise DamagedError("it cannot be read")
-                state = decode(body)
-            except NewerFormatError as error:
-                raise NewerFormatError(f"cannot open {path}: {error}") from None
-            except DamagedError as error:
-                log.warning("cannot use %s: %s; it will be kept in %s",
-                            path, error, self._layout.quarantine)  # fmt: skip
-                found.damaged.append(path)
-                continue
-            found.reaches.append(state.applied_lsn)
-            if found.body is None:
-                found.body = state
-        return found
-
-    def _load_projects(self) -> list[_Generations]:
-        root = self._layout.projects
-        return [
-            self._load(root / name, PROJECT_FILE, project_file.decode)
-            for name in self._fs.names(root)
-        ]
 
     def _open_index(self) -> KeyIndex:
         path = self._layout.index
@@ -166,37 +129,9 @@ class _Restore:
                 self._fs.unlink(path.with_name(path.name + suffix))
             return KeyIndex.open(path)
 
-    def _survey(
-        self, server: _Generations, projects: list[_Generations], index: KeyIndex
-    ) -> Survey:
-        """Steps 2: how far must the journal reach, and from where is it read?"""
-        evidence = [reach for each in (server, *projects) for reach in each.reaches]
-        self._replay_after = min(self._needs(server, projects), index.through_lsn)
-        return survey(
-            self._fs,
-            self._layout.journal,
-            evidence_lsn=max(evidence, default=0),
-            read_after_lsn=self._replay_after,
-        )
-
-    def _needs(self, server: _Generations, projects: list[_Generations]) -> int:
-        """The number after which some state file needs the journal."""
-        if server.body is None:
-            return 0
-        state: ServerState = server.body
-        reaches = {p.body.board.project_name: p.body.applied_lsn for p in projects if p.body}
-        behind = [
-            reaches.get(name, 0)
-            for name, last in state.last_lsn.items()
-            if reaches.get(name, 0) < last
-        ]
-        return min(state.applied_lsn, *behind) if behind else state.applied_lsn
-
-    def _open(
-        self, found: Survey, server: _Generations, projects: list[_Generations]
-    ) -> tuple[Journal, Books]:
+    def _open(self, found: Survey, files: StateFiles) -> tuple[Journal, Books]:
         """Steps 3 to 5."""
-        state: ServerState | None = server.body
+        state: ServerState | None = files.server.newest
         if state is None:
             state = ServerState(server_id=str(self._server_id(found)))
         journal = open_journal(
@@ -207,28 +142,25 @@ class _Restore:
             server_id=uuid.UUID(state.server_id).bytes,
             quarantine=self._layout.quarantine,
         )
-        states: dict[str, ProjectState] = {
-            each.body.board.project_name: each.body for each in projects if each.body is not None
-        }
-        return journal, Books(state, states)
+        return journal, Books(state, files.states)
 
     def _server_id(self, found: Survey) -> uuid.UUID:
         return uuid.UUID(bytes=found.server_id) if found.server_id else self._new_uuid()
 
-    def _set_aside(self, server: _Generations, projects: list[_Generations]) -> None:
+    def _set_aside(self, files: StateFiles) -> None:
         """Keep damaged generations, now that the whole ones are in use."""
-        for each in (server, *projects):
+        for each in files.all:
             for path in each.damaged:
                 kept = each.file.quarantine(path, self._layout.quarantine)
                 self._report.quarantined.append(kept.name)
 
-    def _replay(self, found: Survey, books: Books, index: KeyIndex) -> Keys:
+    def _replay(self, found: Survey, books: Books, index: KeyIndex, after: int) -> Keys:
         """Step 6. Keys of what is replayed go into the index, too."""
         report = self._report
         losses = len(books.server.ledger.losses)
         keys: list[tuple[int, int]] = []
         last = index.through_lsn
-        for record in found.records(self._replay_after):
+        for record in found.records(after):
             entry = books.record(record)
             report.records_replayed += 1
             if entry is not None:

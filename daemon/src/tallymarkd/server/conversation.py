@@ -109,8 +109,9 @@ class Conversation(asyncio.Protocol):
         elif isinstance(message, Skip):
             if self._may_send():
                 assert self._producer is not None
-                self._count(CONTROL_BYTES)
+                self._unacknowledged += CONTROL_BYTES
                 self._desk.engine.skip(self._producer, self, message, CONTROL_BYTES)
+                self._hold_back()
         elif isinstance(message, Query):
             self._query(message)
         elif isinstance(message, Health):
@@ -151,11 +152,12 @@ class Conversation(asyncio.Protocol):
             return
         assert self._producer is not None
         size = len(memoryview(message.events))
-        self._count(size)
-        self._desk.engine.publish(self._producer, self, message, size)
-
-    def _count(self, size: int) -> None:
         self._unacknowledged += size
+        self._desk.engine.publish(self._producer, self, message, size)
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Read no more while too much is on its way to the journal."""
         if self._unacknowledged >= self._desk.settings.unacknowledged_bytes_max:
             self._pause("too much is unacknowledged")
         if self._desk.engine.overloaded:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 import msgspec
+
 from tallymarkd._version import __version__
 from tallymarkd.core.engine import PostResult
 from tallymarkd.server.desk import Condition, Desk

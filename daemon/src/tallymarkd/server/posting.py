@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
 from tallymark.events import ID_CHARS_MAX
 from tallymark.protocol.messages import BATCH_EVENTS_MAX
 from tallymarkd.core.admission import Fault

@@ -1,0 +1,128 @@
+"""The state files as they lie on disk, and how far back replay must begin.
+
+Reads only. The daemon's start (restore.py) and readers without a daemon
+(``read_only``) share it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.fs import FileSystem
+from tallymarkd.core import project_file
+from tallymarkd.core.books import Books, ServerState, decode_server
+from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
+from tallymarkd.core.project_state import ProjectState
+from tallymarkd.storage.state_file import StateFile
+from tallymarkd.storage.survey import refuse_newer, survey
+
+log = logging.getLogger("tallymarkd")
+
+
+@dataclass(slots=True)
+class Generations:
+    """A state file's generations: the newest whole one, how far each whole one
+    reaches, and those that are damaged."""
+
+    file: StateFile
+    newest: Any = None
+    reaches: list[int] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StateFiles:
+    """Everything that was saved."""
+
+    server: Generations
+    projects: list[Generations]
+
+    @property
+    def all(self) -> list[Generations]:
+        """Every state file."""
+        return [self.server, *self.projects]
+
+    @property
+    def evidence_lsn(self) -> int:
+        """The highest number that a state file proves to have been durable."""
+        return max((reach for each in self.all for reach in each.reaches), default=0)
+
+    @property
+    def states(self) -> dict[str, ProjectState]:
+        """Each project's newest whole state, by name."""
+        whole: list[ProjectState] = [each.newest for each in self.projects if each.newest]
+        return {state.board.project_name: state for state in whole}
+
+    @property
+    def reaches(self) -> dict[str, list[int]]:
+        """How far each project's generations reach, newest first."""
+        return {
+            each.newest.board.project_name: each.reaches for each in self.projects if each.newest
+        }
+
+    @property
+    def replay_after_lsn(self) -> int:
+        """The number after which some state file needs the journal."""
+        server: ServerState | None = self.server.newest
+        if server is None:
+            return 0
+        states = self.states
+        behind = [
+            states[name].applied_lsn if name in states else 0
+            for name, last in server.last_lsn.items()
+            if name not in states or states[name].applied_lsn < last
+        ]
+        return min([server.applied_lsn, *behind])
+
+
+def load_state_files(fs: FileSystem, layout: Layout) -> StateFiles:
+    """Read every generation. Raises ``NewerFormatError`` for one of a newer format."""
+    server = _load(fs, layout.root, SERVER_FILE, decode_server)
+    projects = [
+        _load(fs, layout.projects / name, PROJECT_FILE, project_file.decode)
+        for name in fs.names(layout.projects)
+    ]
+    return StateFiles(server, projects)
+
+
+def _load(
+    fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any]
+) -> Generations:
+    found = Generations(StateFile(fs, directory, name))
+    for path, body in found.file.generations():
+        try:
+            if body is None:
+                raise DamagedError("it cannot be read")
+            state = decode(body)
+        except NewerFormatError as error:
+            raise NewerFormatError(f"cannot open {path}: {error}") from None
+        except DamagedError as error:
+            log.warning("cannot use %s: %s", path, error)
+            found.damaged.append(path)
+            continue
+        found.reaches.append(state.applied_lsn)
+        if found.newest is None:
+            found.newest = state
+    return found
+
+
+def read_only(fs: FileSystem, root: Path) -> Books:
+    """The last durable state of everything, replayed in memory; nothing is changed.
+
+    Safe beside a running daemon: what it is writing just now may be left out.
+    Raises ``NewerFormatError``, ``StorageError`` and ``OSError``.
+    """
+    layout = Layout(root)
+    refuse_newer(fs, layout.journal)
+    files = load_state_files(fs, layout)
+    after = files.replay_after_lsn
+    found = survey(fs, layout.journal, evidence_lsn=files.evidence_lsn, read_after_lsn=after)
+    books = Books(files.server.newest or ServerState(server_id=""), files.states)
+    for record in found.records(after):
+        books.record(record)
+    return books
