@@ -42,7 +42,13 @@ class File:
         fit(self.live, length)
 
     def sync(self) -> None:
-        self.durable = bytes(self.live)
+        data = bytearray(self.durable)
+        for offset, written in self.changes:
+            if written is None:
+                fit(data, offset)
+            else:
+                put(data, offset, written)
+        self.durable = bytes(data)
         self.changes.clear()
 
     def survivor(self, choice: random.Random) -> File:
@@ -153,8 +159,13 @@ class MemoryFs:
     def overwrite(self, path: Path, data: bytes) -> None:
         """Change a file behind everybody's back, durably."""
         file = self._file(path)
-        file.live = bytearray(data)
-        file.sync()
+        file.live, file.durable = bytearray(data), data
+        file.changes.clear()
+
+    def lose_pages(self, path: Path) -> None:
+        """What a failed sync does: the pages still show what was written, and no
+        later sync writes them."""
+        self._file(path).changes.clear()
 
     def contents(self) -> dict[Path, bytes]:
         """Every file that programs see."""

@@ -23,7 +23,7 @@ def indexed(tmp_path: Path) -> KeyIndex:
 
 def test_a_hash_is_the_same_everywhere_and_fits_64_bits() -> None:
     # Part of the format: keys in the journal are compared with it for ever.
-    assert key_hash("spotter", "anthropic:msg_1:req_1") == -1326328096252934956
+    assert key_hash("spotter", "anthropic:msg_1:req_1") == -6376095025443766081
 
 
 def test_projects_have_keys_of_their_own() -> None:
@@ -56,11 +56,12 @@ def test_a_key_is_known_from_its_admission_on(tmp_path: Path) -> None:
     assert keys.known([1, 2]) == {1}
 
 
-def test_a_withdrawn_key_is_new_again(tmp_path: Path) -> None:
+def test_withdrawn_keys_are_new_again_and_durable_ones_are_not(tmp_path: Path) -> None:
     keys = open_keys(tmp_path)
-    keys.admit([1, 2])
+    keys.admit([1, 2, 3])
+    keys.settle([2], 40)
 
-    keys.withdraw([1, 3])
+    keys.withdraw_all()
 
     assert keys.known([1, 2, 3]) == {2}
 
@@ -96,7 +97,7 @@ def test_a_key_withdrawn_during_a_write_is_new_again(tmp_path: Path) -> None:
     keys.settle([1], 40)
     keys.begin_write()
 
-    keys.withdraw([2])
+    keys.withdraw_all()
 
     assert keys.known([1, 2]) == {1}
 

@@ -189,3 +189,7 @@ def test_the_magic_alone_is_no_header() -> None:
 
 def test_a_whole_record_at_another_offset_is_not_found() -> None:
     assert find_header(bytes(8) + bytes(written(offset=0)), 0, salt=SALT) is None
+
+
+def test_a_whole_record_that_is_not_aligned_is_not_found() -> None:
+    assert find_header(bytes(4) + bytes(written(offset=4)), 0, salt=SALT) is None

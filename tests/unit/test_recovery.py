@@ -84,8 +84,11 @@ def salt(machine: Machine, number: int) -> bytes:
 
 
 def test_a_new_directory() -> None:
-    machine = Machine()
+    fs = FaultyFs(MemoryFs())
+    machine = Machine(fs)
     opened = machine.start()
+    changes = [(each.kind, each.path) for each in fs.operations if each.changes]
+    assert changes[:2] == [("mkdir", JOURNAL), ("sync_dir", JOURNAL.parent)]
     assert machine.fs.names(JOURNAL) == [segment(1).name, SPARE.name]
     header, whole = decode_header(machine.file(1))
     assert whole
@@ -123,12 +126,15 @@ def test_the_stop_record_is_durable_before_it_is_built_upon(case: Case) -> None:
     case.journal.append(Kind.STOP, b"")
     with pytest.raises(OSError, match="Input/output"):
         case.journal.sync()
+    case.disk.lose_pages(segment(2))
     case.die()
-    assert case.start().found.report.clean
+    opened = case.start()
+    assert opened.found.report.clean
     for seed in range(50):
         left = Machine(case.disk.after_power_cut(random.Random(seed)), case.machine.settings)
         report = left.look().report
         assert (report.clean, report.damage) == (True, [])
+        assert report.end_lsn == opened.journal.durable_lsn == case.last + 2
 
 
 def test_a_stop_that_outran_its_commit_is_not_clean(case: Case) -> None:
@@ -201,7 +207,7 @@ def test_torn_bytes_are_cut_and_kept(case: Case) -> None:
     assert torn.torn
     assert opened.events() == case.written
     (name,) = opened.found.report.quarantined
-    kept = case.disk.content(QUARANTINE / name)
+    kept = case.disk.after_power_cut(random.Random(1)).content(QUARANTINE / name)
     assert kept == whole[torn.start :].rstrip(b"\0")
     assert kept.startswith(salt_of(whole))
     assert before <= torn.start < before + 8
@@ -223,7 +229,9 @@ def test_a_full_disk_for_torn_bytes_does_not_stop_the_start(
     with caplog.at_level(logging.WARNING):
         opened = case.start()
     assert opened.events() == case.written
-    assert re.search(r"cannot keep the \d+ torn bytes at the end of .*000000000002.seg", caplog.text)
+    assert re.search(
+        r"cannot keep the \d+ torn bytes at the end of .*000000000002.seg", caplog.text
+    )
     assert opened.found.report.quarantined == []
 
 
@@ -234,7 +242,8 @@ def test_a_damaged_last_segment_is_kept_whole(case: Case) -> None:
     case.die()
     opened = case.start()
     (name,) = opened.found.report.quarantined
-    assert case.disk.content(QUARANTINE / name) == damaged
+    left = case.disk.after_power_cut(random.Random(1))
+    assert left.content(QUARANTINE / name) == damaged
     assert case.machine.file(2) != damaged
     assert not opened.damage[0].torn
 
@@ -497,9 +506,7 @@ def states(case: Case, kind: str) -> None:
 @pytest.mark.parametrize("cut", [False, True], ids=["kill", "power cut"])
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("kind", ["unclean", "torn", "corrupt", "clean", "no headers", "new"])
-def test_recovery_can_be_killed_at_every_step(
-    case: Case, kind: str, done: bool, cut: bool
-) -> None:
+def test_recovery_can_be_killed_at_every_step(case: Case, kind: str, done: bool, cut: bool) -> None:
     """Killed at each operation, and the next recovery killed at each of its own too;
     the third finds what the first would have found."""
     if kind == "new":

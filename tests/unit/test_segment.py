@@ -212,16 +212,26 @@ def test_a_cut_in_the_payload_leaves_the_header() -> None:
 
 
 def test_what_is_left_over_from_a_write_given_up_is_not_believed() -> None:
-    """Two records were given up, their place was taken by one whose number is
-    higher; the second is still there, whole and in its place."""
-    given_up, old = file_of([b"1", b"2" * 10, b"3" * 10])
-    new, _ = file_of([b"1", b"4" * 10], lsns=[100, 200])
+    """Three records were given up, the place of the first was taken by one whose number is
+    higher; the others are still there, whole and in their places."""
+    given_up, old = file_of([b"1", b"2" * 10, b"3" * 10, b"4" * 10])
+    new, _ = file_of([b"1", b"5" * 10], lsns=[100, 200])
     assert len(new) == old[2].offset
-    items = list(walk(new + given_up[len(new) :], SALT))
-    assert [item.lsn for item in items if isinstance(item, Record)] == [100, 200]
-    gap = items[-1]
+    *whole, gap = walk(new + given_up[len(new) :], SALT)
+    assert [item.lsn for item in whole if isinstance(item, Record)] == [100, 200]
     assert isinstance(gap, Gap)
-    assert gap.known is None
+    assert (gap.offset, gap.end, gap.known) == (old[2].offset, old[3].offset + 90, None)
+    assert "does not follow" in gap.reason
+
+
+def test_a_record_follows_the_one_before_and_no_other() -> None:
+    one, records = file_of([b"1" * 10, b"2" * 10])
+    other, _ = file_of([b"3" * 10, b"4" * 10])
+    second = records[1].offset
+    first, gap = walk(other[:second] + one[second:], SALT)
+    assert isinstance(first, Record)
+    assert isinstance(gap, Gap)
+    assert (gap.offset, gap.known) == (second, None)
     assert "does not follow" in gap.reason
 
 

@@ -113,6 +113,11 @@ def test_what_proves_that_numbers_were_durable(case: Case) -> None:
     assert (report.proven_lsn, report.end_lsn, report.clean) == (d + 2, d + 2, True)
 
 
+def test_the_header_of_an_empty_segment_proves_the_one_before(case: Case) -> None:
+    case.change(3, lambda data: data[:RECORDS_OFFSET])
+    assert case.machine.look().report.proven_lsn == case.ends[2]
+
+
 def test_a_header_proves_even_when_its_payload_is_gone(case: Case) -> None:
     """The header of the last record proves what came before it."""
     last = case.record(3, -1)
@@ -413,19 +418,22 @@ def test_a_segment_under_anothers_name(case: Case) -> None:
     )
 
 
-def test_numbers_that_were_before_are_not_believed_again(case: Case) -> None:
+@pytest.mark.parametrize("later", [1, 2])
+def test_numbers_that_were_before_are_not_believed_again(case: Case, later: int) -> None:
     """Somebody put back a last segment that the daemon had gone on without."""
     old = case.machine.file(3)
     case.remove(3)
     opened = case.machine.start(evidence_lsn=case.last[-1][0])
-    written = fill(opened.journal, 1)
-    assert opened.journal.active_number == 3
+    written = fill(opened.journal, later)
+    assert opened.journal.active_number == 2 + later
+    ends = [sealed.last_lsn for sealed in opened.journal.sealed()]
     case.disk.overwrite(segment(3), old)
     found = case.machine.look()
     lsns = [r.lsn for r in found.records(0)]
     assert lsns == sorted(set(lsns))
-    assert {lsn for lsn, _ in written[:-1]} < set(lsns)
-    (stale,) = found.report.damage
+    in_old_place = range(ends[1] + 1, ends[2] + 1 if later == 2 else written[-1][0] + 1)
+    assert {lsn for lsn, _ in written} - set(lsns) == set(in_old_place)
+    stale = found.report.damage[0]
     assert stale.reason == "its numbers had been before: it is an old copy of a segment"
     assert (stale.segment, stale.numbers) == (3, 0)
 
@@ -433,28 +441,35 @@ def test_numbers_that_were_before_are_not_believed_again(case: Case) -> None:
 # What cannot be read.
 
 
+class BadSector(MemoryFs):
+    """A disk with one sector that cannot be read."""
+
+    def __init__(self, disk: MemoryFs, number: int, offset: int) -> None:
+        super().__init__()
+        self.directories = disk.directories
+        self._bad = number, offset
+
+    def read(self, fd: int, count: int, offset: int) -> bytes:
+        number, bad = self._bad
+        if self._open[fd] is self._file(segment(number)) and offset <= bad < offset + count:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(fd, count, offset)
+
+
 def test_sectors_that_cannot_be_read_are_damage(case: Case) -> None:
-    class BadSector(MemoryFs):
-        """One sector of segment 2 is gone, wherever a read touches it."""
-
-        def read(self, fd: int, count: int, offset: int) -> bytes:
-            bad = self._open[fd] is self._file(segment(2)) and count
-            if bad and offset <= 12_288 < offset + count:
-                raise OSError(errno.EIO, "Input/output error")
-            return super().read(fd, count, offset)
-
-    disk = BadSector()
-    disk.directories = case.disk.directories
-    case.machine.fs = disk
+    case.machine.fs = BadSector(case.disk, 2, 12_288)
     damage = case.machine.look().report.damage
     assert sum(each.events for each in damage) == len(case.lost()) > 0
     assert {each.segment for each in damage} == {2}
 
 
 def test_an_unreadable_tail_is_not_taken_for_free_blocks(case: Case) -> None:
-    last = case.record(3, -1)
-    case.change(3, lambda data: data[: last.offset] + b"\xff" * (len(data) - last.offset))
-    assert case.machine.look().report.damage[0].torn
+    first = case.record(3, 0)
+    case.machine.fs = BadSector(case.disk, 3, first.offset)
+    (torn,) = case.machine.look().report.damage
+    assert (torn.torn, torn.start, torn.end) == (True, first.offset, first.offset + 4096)
+    case.machine.fs = BadSector(case.disk, 3, 0)
+    assert case.machine.look().report.damage[0].reason.startswith("one copy")
 
 
 @pytest.mark.parametrize("kind", ["open_read", "read", "size"])

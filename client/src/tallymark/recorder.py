@@ -37,6 +37,7 @@ from tallymark.texts import clean
 log = logging.getLogger("tallymark")
 
 _encode = msgspec.msgpack.Encoder().encode
+_now = datetime.now
 
 SESSION_TYPES = get_args(SessionType)
 SESSION_STATUSES = get_args(SessionStatus)
@@ -136,12 +137,17 @@ class Recorder:
         """A copy with what is absent filled in; the caller's stays as it is."""
         # copy.copy takes twice as long; msgspec's stubs leave the method out.
         event = event.__copy__()  # type: ignore[attr-defined]
-        if not event.event_id:
-            run_id = event.run_id if isinstance(event, RunEnd) else ""
-            event.event_id = run_id or self.delivery.new_id()
-        if event.at is None:
-            ended_at = event.ended_at if isinstance(event, RunEnd) else None
-            event.at = ended_at or datetime.now(UTC)
+        if type(event) is RunEnd:
+            # A run is named and dated by itself.
+            if not event.event_id:
+                event.event_id = event.run_id or self.delivery.new_id()
+            if event.at is None:
+                event.at = event.ended_at or _now(UTC)
+        else:
+            if not event.event_id:
+                event.event_id = self.delivery.new_id()
+            if event.at is None:
+                event.at = _now(UTC)
         if not event.source:
             event.source = self.source
         return event
@@ -152,7 +158,7 @@ class Recorder:
             run_id = event.get("run_id") if event["type"] == "run.end" else None
             event["event_id"] = run_id or self.delivery.new_id()
         if event.get("at") is None:
-            event["at"] = datetime.now(UTC)
+            event["at"] = _now(UTC)
         if self.source and not event.get("source"):
             event["source"] = self.source
         return event

@@ -355,7 +355,7 @@ def _text(value: object) -> str:
 
 def _cut(fields: dict[str, Any]) -> bool:
     """Cut every text that is over its limit; true when there was one."""
-    known = EVENT_TYPES.get(fields.get("type", ""))
+    known = EVENT_TYPES.get(_text(fields.get("type")))
     found = False
     for name in known.__struct_fields__ if known else ():
         value = fields.get(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Container
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -175,11 +176,26 @@ class Books:
         mark = self.server.marks.get(producer)
         if mark is None:
             mark = self.server.marks[producer] = Mark(0, project, uid)
-        if seq > mark.seq + 1:
-            self._note(Loss(reason="seqs are missing from the journal", producer=producer,
-                            from_seq=mark.seq + 1, through_seq=seq - 1))  # fmt: skip
+        if seq > mark.seq + 1 and not self._named(producer, mark.seq + 1, seq - 1):
+            self._note(
+                Loss(
+                    reason="seqs are missing from the journal",
+                    producer=producer,
+                    from_seq=mark.seq + 1,
+                    through_seq=seq - 1,
+                )
+            )
         mark.seq = max(mark.seq, seq)
         mark.contact_seconds = self.server.running_seconds
+
+    def _named(self, producer: str, from_seq: int, through_seq: int) -> bool:
+        """Whether a damaged record has told of these seqs already."""
+        return any(
+            loss.producer == producer
+            and loss.from_seq <= from_seq
+            and through_seq <= loss.through_seq
+            for loss in self.server.ledger.losses
+        )
 
     def _skip(self, record: Control) -> None:
         notice = msgspec.json.decode(record.payload, type=SkipNotice)
@@ -208,11 +224,18 @@ class Books:
             )
         )
 
-    def expire_marks(self, older_than_seconds: float) -> int:
-        """Forget producers not heard of for so long (of running time); gives how many."""
+    def expire_marks(self, older_than_seconds: float, keep: Container[str] = ()) -> int:
+        """Forget producers not heard of for so long (of running time); gives how many.
+
+        Those in ``keep`` are connected.
+        """
         server = self.server
         limit = server.running_seconds - older_than_seconds
-        old = [name for name, mark in server.marks.items() if mark.contact_seconds < limit]
+        old = [
+            name
+            for name, mark in server.marks.items()
+            if mark.contact_seconds < limit and name not in keep
+        ]
         for name in old:
             del server.marks[name]
         return len(old)
@@ -231,7 +254,7 @@ class Books:
     def _note(self, loss: Loss) -> None:
         losses = self.server.ledger.losses
         losses.append(loss)
-        del losses[: len(losses) - LOSSES_MAX]
+        del losses[:-LOSSES_MAX]
 
 
 class SkipNotice(msgspec.Struct, kw_only=True):

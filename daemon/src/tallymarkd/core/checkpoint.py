@@ -107,6 +107,8 @@ class Checkpointer:
         self._timer: Any = None
         self._busy = False
         self._stopped = False
+        self._not_before = 0.0
+        self._began = 0.0
         self.failure: SaveFailure | None = None
         self.saves = 0
 
@@ -139,7 +141,11 @@ class Checkpointer:
         """Save what is dirty, here and now; gives the names that there was no time for."""
         while (name := self._most_urgent()) is not None:
             if self._clock() >= deadline:
-                return [n or SERVER_FILE for n, t in self._targets.items() if t.dirty_since]
+                return [
+                    name or SERVER_FILE
+                    for name, target in self._targets.items()
+                    if target.dirty_since is not None
+                ]
             self._finish(name, *_attempt(self._job(name)))
             if self.failure is not None:
                 self._targets[name].dirty_since = None
@@ -161,12 +167,13 @@ class Checkpointer:
 
     def _schedule(self, seconds: float) -> None:
         if self._timer is None and not self._busy and not self._stopped:
+            seconds = max(seconds, self._not_before - self._clock())
             self._timer = self._call_later(seconds, self._begin)
 
     def _most_urgent(self) -> str | None:
-        """The name that has waited longest; projects before the server's own file."""
+        """The name that has waited longest."""
         dirty = [
-            (name == SERVER, target.dirty_since, name)
+            (target.dirty_since, name == SERVER, name)
             for name, target in self._targets.items()
             if target.dirty_since is not None
         ]
@@ -174,27 +181,29 @@ class Checkpointer:
 
     def _begin(self) -> None:
         self._timer = None
+        if self._stopped or self._retire():
+            return
         name = self._most_urgent()
-        if name is None or self._stopped:
+        if name is None:
             return
         self._busy = True
-        begun = self._clock()
+        self._began = self._clock()
 
         def done(result: Any, error: BaseException | None) -> None:
             self._busy = False
             self._finish(name, result, error)
-            self._next(self._clock() - begun)
+            self._next(failed=error is not None)
 
         self._run_job(self._job(name), done)
 
-    def _next(self, took: float) -> None:
-        if self._most_urgent() is not None:
-            pause = took * (1 / SAVE_SHARE_MAX - 1)
-            if self.failure is not None:
-                pause = max(pause, self._settings.save_interval_seconds)
-            self._schedule(pause)
-        else:
-            self._retire()
+    def _next(self, *, failed: bool) -> None:
+        """Rest, then go on: with what is dirty, or with history that is over its limit."""
+        now = self._clock()
+        self._not_before = now + (now - self._began) * (1 / SAVE_SHARE_MAX - 1)
+        if failed:
+            self._not_before += self._settings.save_interval_seconds
+        if self._most_urgent() is not None or self._over_limit() is not None:
+            self._schedule(0.0)
 
     def _job(self, name: str) -> Job:
         """What another thread has to do; everything it needs is taken here and now."""
@@ -246,21 +255,26 @@ class Checkpointer:
         self.failure = SaveFailure(what, str(error), self._clock())
         log.warning("cannot save %s: %s; trying again later", what, error)
 
-    def _retire(self) -> None:
-        """Retire the oldest segment if history is over its limit and nothing needs it."""
+    def _retire(self) -> bool:
+        """Retire the oldest segment if history is over its limit and nothing needs it.
+
+        True when that has begun. A quiet project that needs it becomes dirty,
+        until all of its generations are past.
+        """
         segment = self._over_limit()
-        if segment is None or self._stopped:
-            return
+        if segment is None:
+            return False
         pinning = self._pinning(segment)
-        if pinning is None:
+        if not pinning:
             self._busy = True
+            self._began = self._clock()
             self._run_job(lambda: self._retire_job(segment), self._retired)
-        elif pinning:
-            # A quiet project is saved again until all of its generations are past.
-            now = self._clock()
-            for name in pinning:
-                self._target(name).dirty_since = now
-            self._schedule(0.0)
+            return True
+        for name in pinning:
+            target = self._target(name)
+            if target.dirty_since is None:
+                target.dirty_since = self._clock()
+        return False
 
     def _over_limit(self) -> SealedSegment | None:
         sealed = self._journal.sealed()
@@ -274,18 +288,19 @@ class Checkpointer:
             return oldest
         return None
 
-    def _pinning(self, segment: SealedSegment) -> list[str] | None:
-        """Files that still need the segment; None when there are none."""
+    def _pinning(self, segment: SealedSegment) -> list[str]:
+        """Files that still need the segment."""
         server = self._books.server
         found: list[str] = []
         for name, last in server.last_lsn.items():
-            if server.first_lsn.get(name, 0) > segment.last_lsn:
+            absent = name not in self._books.projects
+            if absent or server.first_lsn.get(name, 0) > segment.last_lsn:
                 continue
             if not self._target(name).past(min(segment.last_lsn, last)):
                 found.append(name)
         if not self._target(SERVER).past(segment.last_lsn):
             found.append(SERVER)
-        return found or None
+        return found
 
     def _retire_job(self, segment: SealedSegment) -> int:
         self._keys.forget_before(segment.last_lsn + 1)
@@ -296,11 +311,11 @@ class Checkpointer:
         self._busy = False
         if error is None:
             log.info("retired segment %d of the journal", number)
-            self._retire()
         elif isinstance(error, OSError | sqlite3.Error):
             log.warning("cannot retire the oldest segment: %s; trying again later", error)
         else:
             raise error
+        self._next(failed=error is not None)
 
 
 def _attempt(job: Job) -> tuple[Any, BaseException | None]:

@@ -35,6 +35,7 @@ from tallymarkd.core.keys import Keys
 from tallymarkd.core.producers import Link, Producer, Producers, TransientError, agree
 
 RETRY_SECONDS = 1.0
+SECONDS_PER_DAY = 86_400
 
 log = logging.getLogger("tallymarkd")
 
@@ -92,7 +93,10 @@ class Engine:
         self._note = note
         self._clock_ns = clock_ns
         self._producers = Producers(
-            books, projects_max=settings.projects_max, producers_max=settings.producers_max
+            books,
+            projects_max=settings.projects_max,
+            producers_max=settings.producers_max,
+            mark_seconds_max=settings.mark_days_max * SECONDS_PER_DAY,
         )
         self._waiting: set[Link] = set()
         self.unacknowledged_bytes = 0
@@ -110,7 +114,11 @@ class Engine:
     @property
     def projects_full(self) -> bool:
         """Whether there is no room for another project."""
-        return self._producers.projects_full
+        return not self._producers.room_for("")
+
+    def room_for(self, project: str) -> bool:
+        """Whether events of this project can be taken."""
+        return self._producers.room_for(project)
 
     # Conversations begin and end.
 
@@ -253,15 +261,14 @@ class Engine:
             done(result, None)
             return
         waiting = len(decisions)
+        failure: Exception | None = None
 
         def one_done(error: Exception | None) -> None:
-            nonlocal waiting
+            nonlocal waiting, failure
             waiting -= 1
-            if error is not None:
-                waiting = -1
-                done(None, error)
-            elif waiting == 0:
-                done(result, None)
+            failure = failure or error
+            if waiting == 0:
+                done(None if failure else result, failure)
 
         for decision in decisions:
             self._keys.admit(decision.keys)
@@ -343,22 +350,24 @@ class Engine:
             self._keys.settle(decision.keys, ticket.lsn)
 
     def _fail(self, tickets: Sequence[Ticket]) -> None:
-        """The disk is full: go back, and let nothing overtake what was not kept."""
+        """The disk is full: go back, and let nothing overtake what was not kept.
+
+        With the first of an epoch everything that is on its way has failed. Of
+        the tickets that come back later nothing is left to do: their batches
+        may have been sent again by then.
+        """
         error = tickets[0].failed
         if self.disk_full is None:
             log.error("%s; clients will send again", error)
         self.disk_full = str(error)
-        self._committer.epoch += 1
-        producers: dict[bytes, Producer] = {}
+        if any(ticket.epoch == self._committer.epoch for ticket in tickets):
+            self._committer.epoch += 1
+            self._keys.withdraw_all()
+            for producer in self._producers.live():
+                if not producer.settled:
+                    self._go_back(producer)
         for ticket in tickets:
-            context: _Context = ticket.context
-            if context.decision is not None:
-                self._keys.withdraw(context.decision.keys)
-            if context.producer is not None:
-                producers[context.producer.key] = context.producer
-            self._release(context, ticket.failed)
-        for producer in producers.values():
-            self._go_back(producer)
+            self._release(ticket.context, ticket.failed)
 
     def _go_back(self, producer: Producer) -> None:
         producer.admitted_seq = producer.durable_seq

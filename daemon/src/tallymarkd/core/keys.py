@@ -67,10 +67,9 @@ class Keys:
         """The events of these keys are durable, from number ``lsn`` on."""
         self._fresh.update(dict.fromkeys(keys, lsn))
 
-    def withdraw(self, keys: Iterable[int]) -> None:
-        """The events of these keys were not kept."""
-        for key in keys:
-            self._fresh.pop(key, None)
+    def withdraw_all(self) -> None:
+        """Nothing that was on its way has been kept."""
+        self._fresh = {key: lsn for key, lsn in self._fresh.items() if lsn != IN_FLIGHT}
 
     def begin_write(self) -> int:
         """Take the durable keys out for ``write``; gives how many there are."""

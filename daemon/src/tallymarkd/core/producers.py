@@ -91,8 +91,11 @@ class Producer:
 class Producers:
     """Producers that have a connection, or something on its way to the journal."""
 
-    def __init__(self, books: Books, *, projects_max: int, producers_max: int) -> None:
+    def __init__(
+        self, books: Books, *, projects_max: int, producers_max: int, mark_seconds_max: float
+    ) -> None:
         self._books = books
+        self._mark_seconds_max = mark_seconds_max
         self._projects_max = projects_max
         self._producers_max = producers_max
         self._known: dict[bytes, Producer] = {}
@@ -131,15 +134,30 @@ class Producers:
         return known
 
     def _refuse_over_limits(self, project: str) -> None:
-        if len(self._books.server.marks) >= self._producers_max:
-            raise TransientError(_overloaded(f"{self._producers_max} producers are known"))
-        if project not in self._books.projects and self.projects_full:
+        marks = self._books.server.marks
+        if len(marks) >= self._producers_max:
+            live = {producer.name for producer in self._known.values()}
+            self._books.expire_marks(self._mark_seconds_max, live)
+            if len(marks) >= self._producers_max:
+                raise TransientError(_overloaded(f"{self._producers_max} producers are known"))
+        if not self.room_for(project):
             raise TransientError(_overloaded(f"there are {self._projects_max} projects"))
 
-    @property
-    def projects_full(self) -> bool:
-        """Whether there is no room for another project."""
-        return len(self._books.projects) >= self._projects_max
+    def room_for(self, project: str) -> bool:
+        """Whether events of this project can be taken; one more may be too many.
+
+        Projects whose first events are still on their way count as well.
+        """
+        projects = self._books.projects
+        if project in projects:
+            return True
+        on_their_way = {each.project for each in self._known.values() if not each.settled}
+        coming = on_their_way - projects.keys()
+        return project in coming or len(projects) + len(coming) < self._projects_max
+
+    def live(self) -> list[Producer]:
+        """All of them."""
+        return list(self._known.values())
 
     def forget_idle(self, producer: Producer) -> None:
         """Let go of one that has no connection and nothing on its way."""

@@ -125,8 +125,7 @@ class _Restore:
         except DamagedError as error:
             log.warning("cannot use the index: %s; rebuilding it from the journal", error)
             self._report.index_rebuilt = True
-            for suffix in ("", "-wal", "-shm"):
-                self._fs.unlink(path.with_name(path.name + suffix))
+            KeyIndex.remove(self._fs, path)
             return KeyIndex.open(path)
 
     def _open(self, found: Survey, files: StateFiles) -> tuple[Journal, Books]:

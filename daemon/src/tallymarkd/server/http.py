@@ -178,8 +178,7 @@ class HttpConversation(asyncio.Protocol):
         except PostFault as fault:
             self._answer(422, _faults([fault.as_dict()]))
             return
-        full = engine.projects_full
-        if full and any(name not in engine.books.projects for name, _, _ in posted.batches):
+        if not all(engine.room_for(name) for name, _, _ in posted.batches):
             self._unavailable("cannot take events of a new project: there are too many projects")
             return
 

@@ -79,7 +79,7 @@ class StateFile:
         for path in (self.path, *self.backup_paths):
             try:
                 yield path, read_file(self._fs, path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError:
                 yield path, None

@@ -160,7 +160,7 @@ def survey(
 
 def _needless(segment: FoundSegment, following: FoundSegment, read_after_lsn: int) -> bool:
     after = following.header
-    if segment.header is None or after is None or following.guessed:
+    if segment.header is None or after is None:
         return False
     return 0 < after.prev_last_lsn <= read_after_lsn
 

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallymark.fs import OsFileSystem
+from tallymark.protocol.connection import ClientConnection
+from tallymark.protocol.messages import Ack, Goodbye, Refused, Welcome
+from tallymarkd.server import server as server_module
+from tallymarkd.server.desk import Desk
+from tallymarkd.server.listener import listen
+from tallymarkd.server.server import Server, own_uid
+from tests.daemon_parts import (
+    DEADLINE_SECONDS,
+    PRODUCERS,
+    Bench,
+    FakeAnswers,
+    make_desk,
+    opening,
+    publish,
+    run_end,
+    until,
+    wire,
+)
+
+HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class House:
+    """A server on a real socket; commits come back to its loop."""
+
+    def __init__(self, path: Path, bench: Bench, desk: Desk, server: Server) -> None:
+        self.path = path
+        self.bench = bench
+        self.desk = desk
+        self.server = server
+        self.errors: list[dict[str, Any]] = []
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(self.path))
+
+    async def talk(self, data: bytes, *, eof: bool = False) -> bytes:
+        """Everything the server says to this, up to its close."""
+        reader, writer = await self.connect()
+        try:
+            if data:
+                writer.write(data)
+            if eof:
+                writer.write_eof()
+            return await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
+        finally:
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def house(tmp_path: Path, **limits: Any) -> AsyncIterator[House]:
+    directory = tmp_path / "s"
+    directory.mkdir()
+    loop = asyncio.get_running_loop()
+    with Bench(directory) as bench:
+        bench.on_commit = lambda tickets: loop.call_soon_threadsafe(
+            bench.engine.committed, tickets
+        )
+        ids = itertools.count(1)
+        desk = make_desk(bench, FakeAnswers(), **limits)
+        server = Server(desk, new_id=lambda: f"made-{next(ids)}", own_uid=own_uid())
+        listener = listen(OsFileSystem(), directory / "t.sock")
+        found = House(directory / "t.sock", bench, desk, server)
+        loop.set_exception_handler(lambda _, context: found.errors.append(context))
+        try:
+            await server.start(listener.sock)
+            yield found
+            server.stop_accepting()
+            server.say_goodbye()
+            await asyncio.wait_for(server.idle.wait(), DEADLINE_SECONDS)
+        finally:
+            listener.close()
+        assert found.errors == []
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await asyncio.wait_for(test(), 60)
+
+    asyncio.run(main())
+
+
+def test_both_tongues_on_one_socket(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            framed = opening() + wire(publish(1, run_end(1)))
+            welcome_ack = ClientConnection().receive(await at.talk(framed, eof=True))
+            assert isinstance(welcome_ack[0], Welcome)
+            assert welcome_ack[1:] == [Ack(through_seq=1, stored=1)]
+
+            answer = await at.talk(HEALTH)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            post = b'{"type":"usage","event_id":"e"}'
+            head = b"POST /v1/events?project=p HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            answer = await at.talk(head % len(post) + post, eof=True)
+            assert b'{"stored":1,"duplicate":0,"event_ids":["e"]}' in answer
+
+    run(test)
+
+
+def test_a_curl_like_client_keeps_its_connection(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            reader, writer = await at.connect()
+            for _ in range(3):
+                writer.write(HEALTH.replace(b"Connection: close\r\n", b""))
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_SECONDS)
+                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+            writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
+        pytest.param(b"\0", id="NUL"),
+        pytest.param(b"\xc0\x01", id="nearly"),
+        pytest.param(b"{}\n", id="JSON"),
+        pytest.param(b"\n", id="a line"),
+        pytest.param("é".encode(), id="a letter, but not of ASCII"),
+    ],
+)
+def test_who_speaks_neither_gets_one_line_and_the_end(tmp_path: Path, data: bytes) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            answer = await at.talk(data)
+
+            assert answer.startswith(b"cannot understand you: this is tallymarkd")
+            assert answer.endswith(b"\n")
+            assert answer.count(b"\n") == 1
+
+    run(test)
+
+
+def test_a_preface_that_is_wrong_is_told_in_its_own_tongue(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            (refused,) = ClientConnection().receive(await at.talk(b"\xc1TM\x09"))
+
+            assert isinstance(refused, Refused)
+            assert refused.code == "protocol_error"
+
+    run(test)
+
+
+def test_the_first_byte_may_come_alone(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            for data in (opening(), HEALTH):
+                reader, writer = await at.connect()
+                for byte in data:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                assert await asyncio.wait_for(reader.read(1), DEADLINE_SECONDS) != b""
+                writer.close()
+
+    run(test)
+
+
+def test_who_says_nothing_is_closed_after_a_while(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path, first_byte_timeout_seconds=0.01) as at:
+            assert await at.talk(b"") == b""
+            await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+
+    run(test)
+
+
+def test_who_has_begun_is_not_closed_for_the_first_byte(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path, first_byte_timeout_seconds=0.05) as at:
+            reader, writer = await at.connect()
+            writer.write(opening())
+            await asyncio.wait_for(reader.read(1), DEADLINE_SECONDS)
+            assert await at.talk(b"") == b""  # its time is over later than the first one's
+
+            writer.write(wire(publish(1, run_end(1))))
+            await until(lambda: at.bench.events_of() == ["run-1"], "the event")
+            writer.close()
+
+    run(test)
+
+
+def test_connections_are_counted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            assert at.server.connections == 0
+            assert at.server.idle.is_set()
+            first, second, third = [await at.connect() for _ in range(3)]
+            first[1].write(opening())
+            second[1].write(b"GET ")
+            await until(lambda: at.server.connections == 3, "three connections")
+            assert not at.server.idle.is_set()
+
+            for _, writer in (first, second, third):
+                writer.close()
+            await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+            assert at.server.connections == 0
+
+    run(test)
+
+
+def test_over_the_limit_of_connections_one_line_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path, connections_max=2) as at:
+            open_ones = [await at.connect() for _ in range(2)]
+            await until(lambda: at.server.connections == 2, "two connections")
+
+            assert b"cannot serve you now: 2 connections are open\n" == await at.talk(b"")
+            # Also who has spoken first can read it.
+            reader, writer = await at.connect()
+            writer.write(HEALTH)
+            line = await asyncio.wait_for(reader.readline(), DEADLINE_SECONDS)
+            assert line.startswith(b"cannot serve you now")
+            writer.close()
+
+            open_ones[0][1].close()
+            await until(lambda: at.server.connections == 1, "room")
+            assert (await at.talk(HEALTH)).startswith(b"HTTP/1.1 200 ")
+            open_ones[1][1].close()
+
+    run(test)
+
+
+def test_another_user_is_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            monkeypatch.setattr(server_module, "peer_uid", lambda sock: 4711)
+
+            answer = await at.talk(b"")
+
+            assert answer == (
+                f"cannot serve uid 4711: this daemon serves uid {os.geteuid()} and root\n"
+            ).encode()
+            await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+            assert "uid 4711" in caplog.text
+
+    run(test)
+
+
+def test_who_cannot_be_known_is_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(sock: object) -> int:
+        raise OSError(57, "Socket is not connected")
+
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            monkeypatch.setattr(server_module, "peer_uid", refuse)
+
+            assert (await at.talk(b"")).startswith(b"cannot tell who you are")
+
+    run(test)
+
+
+def admitting(bench: Bench, **limits: int) -> Server:
+    return Server(make_desk(bench, **limits), new_id=lambda: "id", own_uid=1000)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Any:
+    with Bench(tmp_path) as found:
+        yield found
+
+
+def test_the_own_user_and_root_may_come_in(bench: Bench) -> None:
+    server = admitting(bench)
+
+    assert server.admit(1000) == ""
+    assert server.admit(0) == ""
+    assert "cannot serve uid 1001" in server.admit(1001)
+    assert server.connections == 2
+
+
+def test_root_has_a_limit_of_its_own(bench: Bench) -> None:
+    server = admitting(bench, connections_max=10, connections_per_user_max=2)
+
+    assert [server.admit(0) for _ in range(2)] == ["", ""]
+    assert "2 connections" in server.admit(0)
+    assert [server.admit(1000) for _ in range(8)] == [""] * 8
+    assert "10 connections" in server.admit(1000)
+    server.leave(0)
+    assert server.admit(0) == ""
+
+
+async def read_to_the_end(sock: socket.socket) -> bytes:
+    """What was sent before the close, also when the other side closed over unread bytes."""
+    loop = asyncio.get_running_loop()
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := await asyncio.wait_for(loop.sock_recv(sock, 65536), DEADLINE_SECONDS):
+            found += data
+    return found
+
+
+def test_when_it_stops_nobody_comes_in_and_who_is_in_is_answered(tmp_path: Path) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with house(tmp_path) as at:
+            silent, silent_writer = await at.connect()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                await loop.sock_connect(client, str(at.path))
+                protocol = ClientConnection()
+                await loop.sock_sendall(client, opening())
+                received = protocol.receive(await loop.sock_recv(client, 65536))
+                assert isinstance(received[0], Welcome)
+                at.bench.log.may_sync.clear()
+                at.bench.log.syncing.clear()
+                await loop.sock_sendall(client, wire(publish(1, run_end(1))))
+                await asyncio.to_thread(at.bench.log.syncing.wait, DEADLINE_SECONDS)
+
+                at.server.stop_accepting()
+                with pytest.raises(ConnectionError):
+                    await at.connect()
+                assert await asyncio.wait_for(silent.read(), DEADLINE_SECONDS) == b""
+                await loop.sock_sendall(client, wire(publish(2, run_end(2))))
+                at.bench.log.may_sync.set()
+                await until(lambda: at.bench.events_of() == ["run-1"], "the commit")
+                at.server.say_goodbye()
+
+                assert protocol.receive(await read_to_the_end(client)) == [
+                    Ack(through_seq=1, stored=1),
+                    Goodbye(reason="the daemon is stopping"),
+                ]
+            await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+            assert at.bench.events_of() == ["run-1"]
+            silent_writer.close()
+
+    run(test)
+
+
+def test_the_name_of_the_socket_stays_when_the_server_stops(tmp_path: Path) -> None:
+    """It is the listener's to remove, which looks whether it is still its own."""
+
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            at.server.stop_accepting()
+            await asyncio.sleep(0)
+
+            assert at.path.is_socket()
+
+    run(test)
+
+
+def test_many_connections_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path, connections_max=300) as at:
+            pairs = [await at.connect() for _ in range(200)]
+            for number, (_, writer) in enumerate(pairs):
+                producer = PRODUCERS[0][:-12] + f"{number + 500:012d}"
+                writer.write(opening(producer) + wire(publish(1, run_end(number))))
+
+            await until(lambda: at.bench.books.server.ledger.stored == 200, "all events")
+
+            for _, writer in pairs:
+                writer.close()
+            await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+
+    run(test)
+
+
+def test_a_client_that_breaks_off_at_any_byte_harms_nobody(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            for data in (opening() + wire(publish(1, run_end(1))), HEALTH):
+                for end in range(0, len(data), 3):
+                    with socket.socket(socket.AF_UNIX) as client:
+                        client.connect(str(at.path))
+                        client.sendall(data[:end])
+                    await asyncio.sleep(0)
+            await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+
+            assert (await at.talk(HEALTH)).startswith(b"HTTP/1.1 200 ")
+
+    run(test)
