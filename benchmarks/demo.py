@@ -20,10 +20,12 @@ from rich.table import Table
 
 from harness import Daemon
 from tallymark import Client
+from tallymark.questions import ask_projects
 
 AGENTS = ("coding", "reviewer", "tester", "writer")
 RUNS = 250
 KILLS = 2
+DOWN_SECONDS = 0.3
 FLUSH_SECONDS_MAX = 60.0
 
 Sent = tuple[str, int, int, int]
@@ -77,16 +79,28 @@ def run_agents(daemon: Daemon, runs: int, console: Console) -> list[Sent]:
     ]
     for process in agents:
         process.start()
-    for number in range(KILLS):
-        time.sleep(runs * 0.01 / (KILLS + 1))
+    for number in range(1, KILLS + 1):
+        stored = wait_until_stored(daemon, len(AGENTS) * runs * number // (KILLS + 1))
         daemon.kill()
-        console.print(f"killed tallymarkd with SIGKILL ({number + 1} of {KILLS}) …")
-        time.sleep(0.3)
+        console.print(f"killed tallymarkd with SIGKILL when {stored:,} runs were stored …")
+        time.sleep(DOWN_SECONDS)
         daemon.start()
         console.print("… and started it again")
     for process in agents:
         process.join()
     return sorted(results.get() for process in agents if process.exitcode == 0)
+
+
+def wait_until_stored(daemon: Daemon, count: int) -> int:
+    """Wait for so many runs; gives how many there are."""
+    deadline = time.monotonic() + FLUSH_SECONDS_MAX
+    while time.monotonic() < deadline:
+        projects = ask_projects([daemon.socket], timeout_seconds=5.0)
+        stored: int = sum(project["runs"] for project in projects)
+        if stored >= count:
+            return stored
+        time.sleep(0.02)
+    raise RuntimeError(f"{count} runs were not stored within {FLUSH_SECONDS_MAX:g} s")
 
 
 def report(sent: list[Sent], stored: dict[str, tuple[int, int]]) -> int:

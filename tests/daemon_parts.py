@@ -224,6 +224,12 @@ def open_keys(directory: Path) -> Keys:
     return Keys(KeyIndex.open(path), KeyIndex.open(path))
 
 
+def fleeting_keys() -> Keys:
+    """Keys over an empty index in memory, for what never writes to it."""
+    memory = Path(":memory:")
+    return Keys(KeyIndex.open(memory), KeyIndex.open(memory))
+
+
 def image(books: Books) -> dict[str, Any]:
     """Everything that books hold, as plain values, to compare."""
     return {
@@ -250,7 +256,6 @@ class Bench:
 
     def __init__(
         self,
-        tmp_path: Path,
         *,
         books: Books | None = None,
         log: MemoryLog | None = None,
@@ -261,7 +266,7 @@ class Bench:
     ) -> None:
         self.books = books or Books(ServerState(server_id=SERVER_ID), {})
         self.log = log or MemoryLog()
-        self.keys = open_keys(tmp_path)
+        self.keys = fleeting_keys()
         self.notes = 0
         self.results: queue.SimpleQueue[list[Ticket]] = queue.SimpleQueue()
         self.on_commit: Callable[[list[Ticket]], object] = self.results.put

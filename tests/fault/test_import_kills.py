@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tallymark import Client
 from tallymark.events import Event
 from tallymarkd.sources.claude_code import read_transcripts
-
 from tests.daemon import Daemon, wait_for
 from tests.fault import killing_daemon
 
@@ -98,7 +98,7 @@ def deliver(client: Client, daemon: Daemon, tries: Tries | None) -> None:
         if not daemon.running:
             assert tries is not None, daemon.log()
             tries.kills += 1
-            tries.between += 0 < client.stats().acknowledged
+            tries.between += client.stats().acknowledged > 0
             daemon.command = ("-m", "tallymarkd")
             daemon.start()
         stats = client.stats()
@@ -107,8 +107,9 @@ def deliver(client: Client, daemon: Daemon, tries: Tries | None) -> None:
     wait_for("every event to be durable", done)
 
 
-def kill_at(kind: str, number: int, when: str, root: Path, events: list[Event],
-            tries: Tries) -> tuple[bool, dict[str, Any]]:
+def kill_at(
+    kind: str, number: int, when: str, root: Path, events: list[Event], tries: Tries
+) -> tuple[bool, dict[str, Any]]:
     """One try; false when the import ended before there was an n-th call."""
     daemon = Daemon(root, *OPTIONS, command=(str(killing_daemon.PATH), kind, str(number), when))
     try:

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tallymark import Client
 from tallymark.events import RunEnd, Usage
-
 from tests.daemon import Daemon, running, tallymark, wait_for
 
 

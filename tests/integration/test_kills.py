@@ -9,6 +9,7 @@ from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
 
 import pytest
+
 from tallymark import Client
 from tallymark.events import RunEnd
 from tallymark.fs import OsFileSystem
@@ -16,7 +17,6 @@ from tallymark.record import Kind
 from tallymark.state import EVENTS_MAX
 from tallymarkd.core.entry import decode_entry, decode_events
 from tallymarkd.storage.survey import survey
-
 from tests.daemon import Daemon, running, wait_for
 
 AGENTS = 8
@@ -30,8 +30,13 @@ Told = tuple[str, list[str], int]
 """Agent, ids of its runs in the order in which they ended, its tokens."""
 
 
-def work(name: str, socket: Path, acknowledged: SimpleQueue[tuple[str, list[str]]],
-         told: SimpleQueue[Told], over: Flag) -> None:
+def work(
+    name: str,
+    socket: Path,
+    acknowledged: SimpleQueue[tuple[str, list[str]]],
+    told: SimpleQueue[Told],
+    over: Flag,
+) -> None:
     """One agent process; it tells the runs that it knows to be durable."""
     ids: list[str] = []
     tokens = 0

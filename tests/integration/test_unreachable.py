@@ -84,7 +84,8 @@ def foreign_listener(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("situation", [no_socket, refused, stopped_daemon, foreign_listener])
 def test_recording_never_raises_waits_or_loses_count(
-    tmp_path: Path, situation: Callable[[Path], contextmanager[Path]]  # type: ignore[valid-type]
+    tmp_path: Path,
+    situation: Callable[[Path], contextmanager[Path]],  # type: ignore[valid-type]
 ) -> None:
     with situation(tmp_path) as path:  # type: ignore[attr-defined]
         found = subprocess.run(

@@ -317,7 +317,8 @@ def test_runs_are_those_of_the_model(all_batches: list[Batch]) -> None:
 @given(batches())
 def test_results_are_those_of_the_model(all_batches: list[Batch]) -> None:
     model = Model()
-    board = snapshot(applied(all_batches))
+    with small_limits():
+        board = snapshot(applied(all_batches))
     for batch in all_batches:
         model.take(batch)
 

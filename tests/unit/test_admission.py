@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from tallymark.events import EVENT_BYTES_MAX, ID_CHARS_MAX, TEXT_CHARS_MAX, RunE
 from tallymarkd.core.admission import CUT_MARK, Admission, Decision, Fault
 from tallymarkd.core.entry import Cost, OtherEvent, Verdict, decode_entry, encode_entry, open_entry
 from tallymarkd.core.keys import Keys, key_hash, unpack_keys
-from tests.daemon_parts import NOON_NS, UID, array, open_keys, run_end, usage
+from tests.daemon_parts import NOON_NS, UID, array, fleeting_keys, run_end, usage
 
 LONG_TEXT = "x" * (TEXT_CHARS_MAX + 1)
 LONG_ID = "i" * (ID_CHARS_MAX + 1)
@@ -20,8 +19,8 @@ OTHER = {"type": "run.pause", "why": "lunch"}
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Iterator[Keys]:
-    found = open_keys(tmp_path)
+def keys() -> Iterator[Keys]:
+    found = fleeting_keys()
     yield found
     found.close()
 

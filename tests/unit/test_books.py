@@ -57,17 +57,13 @@ def an_entry(*events: Any, project: str = "spotter", verdicts: bytes = b"", **mo
 
 def batch_record(entry: Entry, *, lsn: int, seq: int = 1, producer: str = ALICE) -> Any:
     payload = encode_entry(entry)
-    return a_record(
-        Kind.BATCH, payload, lsn=lsn, count=entry.count, producer=producer, seq=seq
-    )
+    return a_record(Kind.BATCH, payload, lsn=lsn, count=entry.count, producer=producer, seq=seq)
 
 
 def skip_record(*, lsn: int, from_seq: int, seq: int, events: int, producer: str = ALICE) -> Any:
     notice = SkipNotice(events=events, reason="the queue was full", project="spotter", uid=UID)
     payload = msgspec.json.encode(notice)
-    return a_record(
-        Kind.SKIP, payload, lsn=lsn, producer=producer, seq=seq, from_seq=from_seq
-    )
+    return a_record(Kind.SKIP, payload, lsn=lsn, producer=producer, seq=seq, from_seq=from_seq)
 
 
 @dataclass
@@ -197,9 +193,7 @@ def test_a_skip_moves_the_mark_is_counted_and_named() -> None:
     ledger = books.server.ledger
     assert (ledger.received, ledger.skipped) == (2, 30)
     assert ledger.losses == [
-        Loss(
-            reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30
-        )
+        Loss(reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30)
     ]
 
 
@@ -395,4 +389,3 @@ def test_a_newer_server_file_is_refused_whatever_else_it_holds() -> None:
 def test_a_sealed_file_that_is_no_server_file_is_damaged() -> None:
     with pytest.raises(DamagedError):
         decode_server(b"".join(seal([b'{"format":1,"server":3'], b"}")))
-

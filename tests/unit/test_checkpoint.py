@@ -13,7 +13,6 @@ from tallymark.fs import OsFileSystem
 from tallymarkd.core import project_file
 from tallymarkd.core.books import Books, ServerState, decode_server
 from tallymarkd.core.checkpoint import GENERATIONS, SAVE_SHARE_MAX, Checkpointer, CheckpointSettings
-from tallymarkd.core.keys import Keys
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.project_state import empty
 from tallymarkd.storage.journal import Journal, SealedSegment
@@ -547,9 +546,7 @@ def reaches_on_disk(rig: Rig, project: str) -> list[int]:
     directory = rig.layout.project(project)
     names = [".agent_metrics.json" + suffix for suffix in ("", ".bak", ".bak.2", ".bak.3")]
     paths = [directory / name for name in names]
-    return [
-        project_file.decode(path.read_bytes()).applied_lsn for path in paths if path.exists()
-    ]
+    return [project_file.decode(path.read_bytes()).applied_lsn for path in paths if path.exists()]
 
 
 def test_the_oldest_generation_counts_not_the_newest(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_dump_of_an_unknown_project_is_1(tallymark: Tallymark) -> None:
 def test_without_a_daemon_the_saved_state_is_shown_and_labelled(tallymark: Tallymark) -> None:
     state = make_state()
     save(tallymark, state)
-    label = f"tallymarkd is not running: showing the last saved state of {local(SAVED_AT)}\n"
+    label = f"tallymarkd is not running: showing the last durable state of {local(SAVED_AT)}\n"
     done = tallymark("dump", "--project", "demo")
     assert (done.code, done.err) == (0, label)
     assert msgspec.convert(done.json, DashboardState) == state
@@ -79,7 +79,7 @@ def test_a_daemon_that_does_not_answer_is_said_to_be_there(
     assert done.code == 0
     first, second = done.err.splitlines()
     assert "it is stopped or busy" in first
-    assert second.startswith("tallymarkd does not answer: showing the last saved state of ")
+    assert second.startswith("tallymarkd does not answer: showing the last durable state of ")
 
 
 def test_without_a_daemon_and_without_files_it_is_1(tallymark: Tallymark) -> None:
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_told_and_its_backup_taken(tallymark: Tallymark) -> No
     done = tallymark("--json")
     assert done.code == 0
     assert done.json[0]["total_tokens"] == 5
-    assert done.err.startswith(f"cannot read the saved state {path}: ")
+    assert done.err.startswith(f"cannot use {path}: ")
 
 
 def test_a_project_whose_every_file_is_damaged_does_not_hide_the_others(
@@ -113,7 +113,7 @@ def test_a_project_whose_every_file_is_damaged_does_not_hide_the_others(
     save(tallymark, make_state("bad")).write_bytes(b"{}")
     done = tallymark("--json")
     assert [project["project"] for project in done.json] == ["good"]
-    assert "cannot read the saved state" in done.err
+    assert "cannot use" in done.err
 
 
 def test_a_newer_file_is_refused(tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_newer_file_is_refused(tallymark: Tallymark, monkeypatch: pytest.Monke
         path = save(tallymark, make_state())
     done = tallymark("--json")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith(f"tallymark: cannot read the saved state {path}: ")
+    assert done.err.startswith(f"tallymark: cannot open {path}: ")
     assert "newer" in done.err
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -52,6 +51,7 @@ class Talk:
         self.transport = FakeTransport()
         self.conversation.connection_made(self.transport)
         self._read = 0
+        self._welcome = b""
 
     def send(self, data: bytes) -> None:
         assert self.transport.is_reading(), "a paused transport gives no data"
@@ -85,8 +85,8 @@ Open = Callable[..., Desk]
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with Bench(tmp_path) as found:
+def bench() -> Iterator[Bench]:
+    with Bench() as found:
         yield found
 
 
@@ -206,9 +206,9 @@ def test_events_behind_a_refused_hello_are_not_taken(bench: Bench) -> None:
     run(test)
 
 
-def test_at_a_limit_the_conversation_ends_with_a_nack(tmp_path: Path) -> None:
+def test_at_a_limit_the_conversation_ends_with_a_nack() -> None:
     async def test() -> None:
-        with Bench(tmp_path, producers_max=1) as bench:
+        with Bench(producers_max=1) as bench:
             desk = make_desk(bench)
             Talk(desk).open().send(wire(publish(1, run_end(1))))
             bench.settle()
@@ -434,9 +434,7 @@ def test_questions_are_answered_from_durable_state(bench: Bench) -> None:
         assert talk.says() == [
             Reply(id=1, body=b'["every project"]'),
             Reply(id=2, body=b'{"project_name":"spotter"}'),
-            Reply(
-                id=3, body=b"", error="cannot show project 'nowhere': nothing is known of it"
-            ),
+            Reply(id=3, body=b"", error="cannot show project 'nowhere': nothing is known of it"),
         ]
 
     run(test)
@@ -525,10 +523,10 @@ def test_skips_count_against_the_limit(bench: Bench) -> None:
     run(test)
 
 
-def test_reading_pauses_while_the_daemon_is_overloaded(tmp_path: Path) -> None:
+def test_reading_pauses_while_the_daemon_is_overloaded() -> None:
     async def test() -> None:
         size = len(memoryview(publish(1, run_end(1)).events))
-        with Bench(tmp_path, unacknowledged_total_bytes_max=2 * size) as bench:
+        with Bench(unacknowledged_total_bytes_max=2 * size) as bench:
             desk = make_desk(bench)
             alice, bob = Talk(desk).open(ALICE), Talk(desk).open(BOB)
 

@@ -269,6 +269,19 @@ def test_flush_after_a_close_in_vain_fails(make: Make) -> None:
         delivery.flush(1)
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_who_waits_after_the_end_is_let_go(daemon: FakeDaemon, make: Make, used: bool) -> None:
+    delivery = make()
+    if used:
+        delivery.put(Usage())
+    delivery.close(FLUSH_SECONDS)
+    told = threading.Event()
+    waiter = delivery.watch(told.set)
+    assert told.is_set()
+    assert waiter.error is not None
+    assert not senders()
+
+
 def test_close_wakes_who_is_flushing(make: Make) -> None:
     delivery = make()
     delivery.put(Usage())
@@ -411,8 +424,7 @@ def test_a_thread_is_tried_again_with_the_next_event(
         refuse_threads(patch)
         delivery.put(Usage())
     delivery.put(Usage())
-    delivery.flush(FLUSH_SECONDS)
-    assert len(daemon.events) == 2
+    daemon.wait(lambda: len(daemon.events) == 2)
 
 
 def test_a_closed_delivery_is_let_go(daemon: FakeDaemon, make: Make, tmp_path: Path) -> None:

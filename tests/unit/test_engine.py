@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -38,13 +37,11 @@ MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
+def make_bench() -> Iterator[MakeBench]:
     made: list[Bench] = []
 
     def make(**settings: Any) -> Bench:
-        directory = tmp_path / f"bench-{len(made)}"
-        directory.mkdir()
-        made.append(Bench(directory, **settings))
+        made.append(Bench(**settings))
         return made[-1]
 
     yield make
@@ -289,9 +286,7 @@ def test_a_batch_that_cannot_be_split_becomes_a_tombstone(
     bench: Bench, raw: bytes, count: int
 ) -> None:
     alice = bench.join()
-    message = msgspec.structs.replace(
-        publish(1, run_end(1)), events=msgspec.Raw(raw), count=count
-    )
+    message = msgspec.structs.replace(publish(1, run_end(1)), events=msgspec.Raw(raw), count=count)
     bench.engine.publish(alice.producer, alice.link, message, len(raw))
     alice.publish(2, run_end(2))
     bench.settle()
@@ -381,9 +376,7 @@ def test_a_skip_moves_the_mark_is_acknowledged_and_named(bench: Bench) -> None:
     ledger = bench.books.server.ledger
     assert (ledger.received, ledger.skipped) == (2, 30)
     assert ledger.losses == [
-        Loss(
-            reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30
-        )
+        Loss(reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30)
     ]
     (record,) = bench.log.of_kind(Kind.SKIP)
     assert (record.from_seq, record.seq) == (2, 4)
@@ -781,7 +774,7 @@ def test_who_has_gone_is_not_answered_and_his_events_are_kept(bench: Bench) -> N
     assert bench.events_of() == ["run-1"]
 
 
-def test_state_and_ledger_are_what_the_journal_says(make_bench: MakeBench, tmp_path: Path) -> None:
+def test_state_and_ledger_are_what_the_journal_says(make_bench: MakeBench) -> None:
     bench = make_bench(commit_bytes_max=400)
     clients = [bench.join(name, f"project-{number % 2}") for number, name in enumerate(PRODUCERS)]
     for seq in range(1, 6):
@@ -806,7 +799,10 @@ def test_marks_that_were_not_heard_of_for_long_expire(make_bench: MakeBench) -> 
         ServerState(
             server_id=SERVER_ID,
             running_seconds=31 * day,
-            marks={ALICE: Mark(1, "spotter", UID, 0.5 * day), BOB: Mark(1, "spotter", UID, 5 * day)},
+            marks={
+                ALICE: Mark(1, "spotter", UID, 0.5 * day),
+                BOB: Mark(1, "spotter", UID, 5 * day),
+            },
         ),
         {},
     )

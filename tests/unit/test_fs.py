@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import socket
@@ -249,7 +250,7 @@ def test_on_macos_the_drives_cache_is_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(module.fcntl, "fcntl", lambda fd, what: asked.append(what))
+    monkeypatch.setattr(fcntl, "fcntl", lambda fd, what: asked.append(what))
     write_file(OsFileSystem(), tmp_path / "file", b"", sync=OsFileSystem().sync_data)
     assert asked == [51]
 

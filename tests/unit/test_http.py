@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,8 +100,8 @@ class Talk:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with Bench(tmp_path) as found:
+def bench() -> Iterator[Bench]:
+    with Bench() as found:
         yield found
 
 
@@ -172,9 +171,7 @@ def test_an_event_without_an_id_is_told_which_it_got(bench: Bench) -> None:
 )
 def test_many_events_of_several_projects(bench: Bench, content_type: str) -> None:
     async def test() -> None:
-        body = b"".join(
-            line(**run_end(number, project=f"p{number % 2}")) for number in range(1, 6)
-        )
+        body = b"".join(line(**run_end(number, project=f"p{number % 2}")) for number in range(1, 6))
         talk = Talk(make_desk(bench))
 
         talk.send(request("POST", "/v1/events", body, {"Content-Type": content_type}))
@@ -344,9 +341,9 @@ def test_a_request_to_two_projects_is_answered_once_when_the_disk_is_full(bench:
     run(test)
 
 
-def test_an_overloaded_daemon_takes_no_events(tmp_path: Path) -> None:
+def test_an_overloaded_daemon_takes_no_events() -> None:
     async def test() -> None:
-        with Bench(tmp_path, unacknowledged_total_bytes_max=10) as bench:
+        with Bench(unacknowledged_total_bytes_max=10) as bench:
             alice = bench.join()
             bench.engine.publish(alice.producer, alice.link, publish(1, run_end(1)), 10)
 
@@ -357,9 +354,9 @@ def test_an_overloaded_daemon_takes_no_events(tmp_path: Path) -> None:
     run(test)
 
 
-def test_at_the_limit_of_projects_a_new_one_comes_later(tmp_path: Path) -> None:
+def test_at_the_limit_of_projects_a_new_one_comes_later() -> None:
     async def test() -> None:
-        with Bench(tmp_path, projects_max=1) as bench:
+        with Bench(projects_max=1) as bench:
             talk = Talk(make_desk(bench))
             talk.send(request("POST", EVENTS, line(**run_end(1))))
             bench.settle()
@@ -437,9 +434,7 @@ def test_the_state_of_a_project(bench: Bench) -> None:
     run(test)
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [("ok", 200), ("degraded", 503), ("failing", 503)]
-)
+@pytest.mark.parametrize(("status", "code"), [("ok", 200), ("degraded", 503), ("failing", 503)])
 def test_health(bench: Bench, status: Any, code: int) -> None:
     async def test() -> None:
         answers = FakeAnswers()
@@ -518,7 +513,9 @@ def test_what_is_not_there(
     run(test)
 
 
-@pytest.mark.parametrize("target", ["//[", "//[::1", "http://[x/v1/health", "/%ff%00", "/v1/health?%ff=%"])
+@pytest.mark.parametrize(
+    "target", ["//[", "//[::1", "http://[x/v1/health", "/%ff%00", "/v1/health?%ff=%"]
+)
 def test_an_odd_address_is_no_reason_to_break(bench: Bench, target: str) -> None:
     async def test() -> None:
         assert Talk(make_desk(bench)).ask("GET", target).status in (200, 400, 404)
@@ -722,7 +719,9 @@ def test_when_the_daemon_stops_what_was_taken_is_answered(bench: Bench) -> None:
         pytest.param("Host: x\r\nContent-Length : 2", id="space before the colon"),
         pytest.param("Host: x\r\nTransfer-Encoding: gzip, chunked", id="two codings"),
         pytest.param("Host: x\r\nTransfer-Encoding: xchunked", id="an odd coding"),
-        pytest.param("Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", id="te"),
+        pytest.param(
+            "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", id="chunks twice"
+        ),
         pytest.param("Host: x\r\nBad Name: 1", id="a space in a name"),
         pytest.param("Host: x\r\nA: b\rc", id="a bare CR"),
         pytest.param("Host: x\r\nA: b\0c", id="a NUL"),

@@ -110,8 +110,10 @@ def test_a_path_that_cannot_be_opened_is_told(path: Path) -> None:
         "CREATE TABLE other (x)",
         "PRAGMA user_version = 1",
         "CREATE TABLE keys (key, lsn); PRAGMA user_version = 1",
-        "CREATE TABLE keys (key, lsn); CREATE TABLE meta (name, value);"
-        "INSERT INTO meta VALUES ('through_lsn', 'x'); PRAGMA user_version = 1",
+        (
+            "CREATE TABLE keys (key, lsn); CREATE TABLE meta (name, value);"
+            "INSERT INTO meta VALUES ('through_lsn', 'x'); PRAGMA user_version = 1"
+        ),
         "PRAGMA user_version = -1",
     ],
 )

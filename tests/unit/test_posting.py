@@ -8,7 +8,7 @@ import pytest
 
 from tallymarkd.core.admission import Fault
 from tallymarkd.core.entry import Verdict
-from tallymarkd.server.posting import PostFault, Posted, read_events
+from tallymarkd.server.posting import Posted, PostFault, read_events
 
 
 def read(body: bytes, *, many: bool = True, project: str = "spotter") -> Posted:

@@ -8,12 +8,16 @@ from tallymarkd.core.books import Books, Mark, ServerState
 from tallymarkd.core.producers import Producers, TransientError, agree
 from tests.daemon_parts import PRODUCERS, SERVER_ID, UID, FakeLink, hello, producer_bytes
 
-ALICE, BOB = PRODUCERS[:2]
+ALICE, BOB, CAROL = PRODUCERS[:3]
 
 
-def producers_over(marks: dict[str, Mark], *, producers_max: int = 10) -> Producers:
+def producers_over(
+    marks: dict[str, Mark], *, producers_max: int = 10, mark_seconds_max: float = 30.0
+) -> Producers:
     books = Books(ServerState(server_id=SERVER_ID, marks=marks, running_seconds=50.0), {})
-    return Producers(books, projects_max=10, producers_max=producers_max)
+    return Producers(
+        books, projects_max=10, producers_max=producers_max, mark_seconds_max=mark_seconds_max
+    )
 
 
 @pytest.mark.parametrize(("least", "most"), [(1, 1), (0, 5), (1, 2)])
@@ -87,7 +91,7 @@ def test_a_producer_is_bound_before_anything_of_it_is_durable() -> None:
 
 
 def test_at_the_limit_new_producers_come_later_and_known_ones_come_in() -> None:
-    producers = producers_over({ALICE: Mark(7, "spotter", UID)}, producers_max=1)
+    producers = producers_over({ALICE: Mark(7, "spotter", UID, 30.0)}, producers_max=1)
 
     with pytest.raises(TransientError) as caught:
         producers.find(hello(BOB), UID)
@@ -95,6 +99,27 @@ def test_at_the_limit_new_producers_come_later_and_known_ones_come_in() -> None:
     assert caught.value.nack.code == "overloaded"
     assert caught.value.nack.retry_after_seconds > 0
     assert producers.find(hello(ALICE), UID).durable_seq == 7
+
+
+def test_at_the_limit_marks_that_were_not_heard_of_for_long_make_room() -> None:
+    marks = {ALICE: Mark(7, "spotter", UID, 19.0), BOB: Mark(7, "spotter", UID, 21.0)}
+    producers = producers_over(marks, producers_max=2)
+
+    assert producers.find(hello(CAROL), UID).durable_seq == 0
+
+    assert list(marks) == [BOB]
+
+
+def test_a_mark_whose_producer_is_connected_does_not_expire() -> None:
+    marks = {ALICE: Mark(7, "spotter", UID, 50.0)}
+    producers = producers_over(marks, producers_max=1)
+    producers.find(hello(ALICE), UID).link = FakeLink()
+    marks[ALICE].contact_seconds = 1.0
+
+    with pytest.raises(TransientError):
+        producers.find(hello(BOB), UID)
+
+    assert list(marks) == [ALICE]
 
 
 def test_what_is_idle_is_forgotten_and_what_is_not_stays() -> None:
@@ -119,7 +144,5 @@ def test_an_ack_takes_the_counts_with_it() -> None:
     found.durable_seq, found.stored, found.reasons = 3, 5, {"malformed": 1}
     found.rejected = 1
 
-    assert found.take_ack() == Ack(
-        through_seq=3, stored=5, rejected=1, reasons={"malformed": 1}
-    )
+    assert found.take_ack() == Ack(through_seq=3, stored=5, rejected=1, reasons={"malformed": 1})
     assert found.take_ack() == Ack(through_seq=3)

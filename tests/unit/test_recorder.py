@@ -150,7 +150,14 @@ def test_a_mapping_of_a_finished_run_is_named_by_it(make: Make) -> None:
     assert only(recorder) == {"type": "run.end", "run_id": "r-1", "at": WHEN, "event_id": "r-1"}
 
 
-@pytest.mark.parametrize("given", [None, "event", 5, [], {}, {"type": 5}, Usage])
+class Unreadable(dict[str, Any]):
+    def get(self, *_: object) -> Any:
+        raise RuntimeError("do not look")
+
+
+@pytest.mark.parametrize(
+    "given", [None, "event", 5, [], {}, {"type": 5}, Usage, Unreadable({"type": "usage"})]
+)
 def test_what_is_no_event_is_dropped_counted_and_said_once(
     make: Make, given: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,82 +1,46 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 import random
 import re
-from dataclasses import dataclass
 
 import msgspec
 import pytest
 
 from tallymark.record import Kind, append_record
-from tallymarkd.storage.journal import Journal, JournalFull
 from tallymarkd.storage.segment import RECORDS_OFFSET, decode_header
 from tallymarkd.storage.survey import LSN_JUMP, Damage
-from tests.faulty_fs import FaultyFs, Killed
+from tests.faulty_fs import FaultyFs
 from tests.journals import (
     JOURNAL,
     QUARANTINE,
-    SEGMENT_BYTES,
     SERVER_ID,
     SPARE,
     Machine,
-    Opened,
     commit,
     fill,
     flipped,
     segment,
     stop,
-    zeroed,
 )
 from tests.memory_fs import MemoryFs
-
-
-@dataclass
-class Case:
-    """Two segments with what was committed, and the disk they are on."""
-
-    disk: MemoryFs
-    machine: Machine
-    journal: Journal
-    written: list[tuple[int, bytes]]
-
-    def die(self) -> None:
-        """The daemon is gone; what it had written is there."""
-        self.disk = self.machine.fs = self.disk.after_kill()
-
-    def start(self, *, evidence_lsn: int = 0) -> Opened:
-        opened = self.machine.start(evidence_lsn=evidence_lsn)
-        self.journal = opened.journal
-        return opened
-
-    @property
-    def last(self) -> int:
-        return self.written[-1][0]
-
-    def change(self, number: int, data: bytes) -> None:
-        self.disk.overwrite(segment(number), data)
-
-    def tear(self) -> None:
-        """A commit of two records of which half came to the disk."""
-        before = len(self.machine.file(2).rstrip(b"\0"))
-        self.journal.append(Kind.BATCH, b"torn" * 100)
-        self.journal.append(Kind.BATCH, b"torn too" * 100)
-        self.journal.sync()
-        data = self.machine.file(2)
-        self.change(2, zeroed(data, before + 300, len(data) - before - 300))
+from tests.stopped_journals import Case, two_segments
 
 
 @pytest.fixture
 def case() -> Case:
-    disk = MemoryFs()
-    machine = Machine(disk)
-    journal = machine.start().journal
-    written = fill(journal, 1)
-    written += commit(journal, b"a" * 90, b"b" * 90)
-    written += commit(journal, b"c" * 90)
-    return Case(disk, machine, journal, written)
+    return two_segments()
+
+
+def quarantined(case: Case, name: str) -> bytes:
+    """What a power cut leaves of a file in quarantine: all of it, whatever happens."""
+    left = {
+        case.disk.after_power_cut(random.Random(seed)).content(QUARANTINE / name)
+        for seed in range(20)
+    }
+    assert len(left) == 1
+    return left.pop()
 
 
 def salt(machine: Machine, number: int) -> bytes:
@@ -207,7 +171,7 @@ def test_torn_bytes_are_cut_and_kept(case: Case) -> None:
     assert torn.torn
     assert opened.events() == case.written
     (name,) = opened.found.report.quarantined
-    kept = case.disk.after_power_cut(random.Random(1)).content(QUARANTINE / name)
+    kept = quarantined(case, name)
     assert kept == whole[torn.start :].rstrip(b"\0")
     assert kept.startswith(salt_of(whole))
     assert before <= torn.start < before + 8
@@ -242,8 +206,7 @@ def test_a_damaged_last_segment_is_kept_whole(case: Case) -> None:
     case.die()
     opened = case.start()
     (name,) = opened.found.report.quarantined
-    left = case.disk.after_power_cut(random.Random(1))
-    assert left.content(QUARANTINE / name) == damaged
+    assert quarantined(case, name) == damaged
     assert case.machine.file(2) != damaged
     assert not opened.damage[0].torn
 
@@ -397,166 +360,3 @@ def test_sealed_segments_keep_what_retirement_needs(case: Case) -> None:
         expected[2].created_ns,
         expected[2].created_ns,
     ]
-
-
-# The spare, and what else lies about.
-
-
-def test_the_spare_is_as_large_as_a_segment_and_is_used_for_the_copy(case: Case) -> None:
-    assert len(case.disk.content(SPARE)) == SEGMENT_BYTES
-    case.die()
-    fs = case.machine.fs = FaultyFs(case.disk)
-    opened = case.start()
-    moved = [(each.path.name, each.target) for each in fs.operations if each.kind == "replace"]
-    assert moved[0] == (SPARE.name, segment(2).with_suffix(".tmp"))
-    assert moved[1] == (segment(2).with_suffix(".tmp").name, segment(2))
-    assert opened.events() == case.written
-    assert len(case.disk.content(SPARE)) == SEGMENT_BYTES
-
-
-def test_on_a_full_disk_the_spare_is_enough(case: Case) -> None:
-    case.die()
-    fs = case.machine.fs = FaultyFs(case.disk)
-    fs.fail("create", errno.ENOSPC, times=99)
-    fs.fail("allocate", errno.ENOSPC, times=99)
-    opened = case.start()
-    assert opened.events() == case.written
-    with pytest.raises(JournalFull):
-        commit(opened.journal, b"no room")
-    fs.heal()
-    case.written += commit(opened.journal, b"room again")
-    # The next start makes the spare that this one could not.
-    case.die()
-    assert case.start().events() == case.written
-    assert len(case.disk.content(SPARE)) == SEGMENT_BYTES
-
-
-def test_what_a_start_left_of_the_spare_is_used_by_the_next(case: Case) -> None:
-    """The disk is full, and the first start dies after it took the spare."""
-    case.die()
-    fs = case.machine.fs = FaultyFs(case.disk)
-    fs.kill(0, kind="write")
-    with pytest.raises(Killed):
-        case.start()
-    assert not case.disk.exists(SPARE)
-    case.die()
-    fs = case.machine.fs = FaultyFs(case.disk)
-    fs.fail("create", errno.ENOSPC, times=99)
-    assert case.start().events() == case.written
-
-
-def test_half_a_spare_is_completed(case: Case) -> None:
-    case.disk.overwrite(SPARE, bytes(100))
-    stop(case.journal)
-    case.die()
-    case.start()
-    assert len(case.disk.content(SPARE)) == SEGMENT_BYTES
-
-
-def test_without_room_for_a_spare_it_goes_without_and_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    disk = MemoryFs()
-    fs = FaultyFs(disk)
-    fs.fail("allocate", errno.ENOSPC, skip=1)
-    with caplog.at_level(logging.WARNING):
-        journal = Machine(fs).start().journal
-    assert f"cannot hold back {SEGMENT_BYTES} bytes" in caplog.text
-    assert not disk.exists(SPARE)
-    commit(journal, b"a")
-
-
-def test_temporary_files_are_removed(case: Case) -> None:
-    for name in ("000000000003.tmp", "000000000001.tmp"):
-        case.disk.create(JOURNAL / name)
-    stop(case.journal)
-    case.die()
-    case.start()
-    assert case.disk.names(JOURNAL) == [segment(1).name, segment(2).name, SPARE.name]
-
-
-def test_a_copy_that_fails_leaves_the_segment(case: Case) -> None:
-    case.die()
-    before = case.machine.file(2)
-    fs = case.machine.fs = FaultyFs(case.disk)
-    fs.fail("sync", errno.EIO)
-    with pytest.raises(OSError, match="Input/output"):
-        case.start()
-    assert case.disk.content(segment(2)) == before
-    case.die()
-    assert case.start().events() == case.written
-
-
-# Killed, again and again.
-
-
-def states(case: Case, kind: str) -> None:
-    """Bring the journal into a state that recovery has work with."""
-    if kind == "torn":
-        case.tear()
-    elif kind == "corrupt":
-        case.change(2, flipped(case.machine.file(2), RECORDS_OFFSET + 85))
-        case.written = [pair for pair in case.written if pair[0] != case.last - 3]
-    elif kind == "clean":
-        stop(case.journal)
-    elif kind == "no headers":
-        case.change(2, flipped(flipped(case.machine.file(2), 20), 4096 + 20))
-
-
-@pytest.mark.parametrize("cut", [False, True], ids=["kill", "power cut"])
-@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("kind", ["unclean", "torn", "corrupt", "clean", "no headers", "new"])
-def test_recovery_can_be_killed_at_every_step(case: Case, kind: str, done: bool, cut: bool) -> None:
-    """Killed at each operation, and the next recovery killed at each of its own too;
-    the third finds what the first would have found."""
-    if kind == "new":
-        case.disk, case.written = MemoryFs(), []
-    states(case, kind)
-    losses = 1 if kind == "corrupt" else 0
-    kills = 0
-    for first in itertools.count():
-        disk = killed_at(case, case.disk.after_kill(), first, done, cut)
-        if disk is None:
-            break
-        kills += 1
-        # The second kill falls at a place that differs with the first.
-        again = killed_at(case, disk, first * 7 % 11, done, cut)
-        machine = Machine(disk if again is None else again, case.machine.settings)
-        opened = machine.start()
-        assert opened.events() == case.written
-        assert [r.kind for r in opened.records()].count(Kind.LOSS) == losses
-        more = commit(opened.journal, b"goes on")
-        assert isinstance(machine.fs, MemoryFs)
-        machine.fs = machine.fs.after_power_cut(random.Random(first))
-        last = machine.start()
-        assert last.events() == case.written + more
-        assert (len(last.losses()), last.damage) == (losses, [])
-        assert machine.fs.names(JOURNAL)[-1] == SPARE.name
-        assert not any(name.endswith(".tmp") for name in machine.fs.names(JOURNAL))
-    assert kills >= {"clean": 2, "new": 6}.get(kind, 8)
-
-
-def killed_at(case: Case, disk: MemoryFs, step: int, done: bool, cut: bool) -> MemoryFs | None:
-    """The disk after a recovery that died at a step; None when it had fewer."""
-    fs = FaultyFs(disk)
-    fs.kill(step, done=done)
-    try:
-        Machine(fs, case.machine.settings).start()
-    except Killed:
-        return disk.after_power_cut(random.Random(step)) if cut else disk.after_kill()
-    return None
-
-
-def test_what_was_quarantined_is_there_once_however_often_it_was_tried(case: Case) -> None:
-    case.tear()
-    data = case.machine.file(2)
-    case.change(2, flipped(data, RECORDS_OFFSET + 85))
-    for step in range(12):
-        disk = killed_at(case, case.disk, step, True, False)
-        if disk is not None:
-            case.disk = disk
-    opened = Machine(case.disk, case.machine.settings).start()
-    names = case.disk.names(QUARANTINE)
-    assert len(names) == 2
-    assert [name.split(".")[-1].split("-")[0] for name in names] == ["corrupt", "torn"]
-    assert opened.events()[-2:] == case.written[-2:]

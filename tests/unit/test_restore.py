@@ -96,9 +96,7 @@ class Core:
         mark = self.books.server.marks.get(producer)
         seq = mark.seq + 1 if mark else 1
         payload = encode_entry(decision.entry)
-        lsn = self.journal.append(
-            Kind.BATCH, payload, count=len(events), producer=key, seq=seq
-        )
+        lsn = self.journal.append(Kind.BATCH, payload, count=len(events), producer=key, seq=seq)
         self.journal.sync()
         self.books.batch(lsn, len(events), key, seq, decision.entry, decision.batch)
         self.keys.settle(decision.keys, lsn)

@@ -244,6 +244,15 @@ def test_a_daemon_that_comes_later(make: Make, tmp_path: Path) -> None:
         assert ids(daemon) == numbers(100)
 
 
+def test_closing_tries_once_more_at_once(make: Make, tmp_path: Path) -> None:
+    delivery = make(backoff_seconds_min=3600, backoff_seconds_max=3600)
+    put(delivery, 100)
+    until(lambda: "no socket there" in delivery.trouble)
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        delivery.close(FLUSH_SECONDS)
+        assert ids(daemon) == numbers(100)
+
+
 def test_another_program_at_the_socket(daemon: FakeDaemon, make: Make) -> None:
     daemon.first_words = b"HTTP/1.1 200 OK\r\n\r\n"
     delivery = make()

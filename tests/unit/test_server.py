@@ -65,10 +65,8 @@ async def house(tmp_path: Path, **limits: Any) -> AsyncIterator[House]:
     directory = tmp_path / "s"
     directory.mkdir()
     loop = asyncio.get_running_loop()
-    with Bench(directory) as bench:
-        bench.on_commit = lambda tickets: loop.call_soon_threadsafe(
-            bench.engine.committed, tickets
-        )
+    with Bench() as bench:
+        bench.on_commit = lambda tickets: loop.call_soon_threadsafe(bench.engine.committed, tickets)
         ids = itertools.count(1)
         desk = make_desk(bench, FakeAnswers(), **limits)
         server = Server(desk, new_id=lambda: f"made-{next(ids)}", own_uid=own_uid())
@@ -224,7 +222,8 @@ def test_over_the_limit_of_connections_one_line_says_so(tmp_path: Path) -> None:
             open_ones = [await at.connect() for _ in range(2)]
             await until(lambda: at.server.connections == 2, "two connections")
 
-            assert b"cannot serve you now: 2 connections are open\n" == await at.talk(b"")
+            answer = await at.talk(b"")
+            assert answer == b"cannot serve you now: 2 connections are open\n"
             # Also who has spoken first can read it.
             reader, writer = await at.connect()
             writer.write(HEALTH)
@@ -249,9 +248,8 @@ def test_another_user_is_turned_away(
 
             answer = await at.talk(b"")
 
-            assert answer == (
-                f"cannot serve uid 4711: this daemon serves uid {os.geteuid()} and root\n"
-            ).encode()
+            line = f"cannot serve uid 4711: this daemon serves uid {os.geteuid()} and root\n"
+            assert answer == line.encode()
             await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
             assert "uid 4711" in caplog.text
 
@@ -274,12 +272,12 @@ def test_who_cannot_be_known_is_turned_away(
 
 
 def admitting(bench: Bench, **limits: int) -> Server:
-    return Server(make_desk(bench, **limits), new_id=lambda: "id", own_uid=1000)
+    return Server(make_desk(bench, None, **limits), new_id=lambda: "id", own_uid=1000)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Any:
-    with Bench(tmp_path) as found:
+def bench() -> Any:
+    with Bench() as found:
         yield found
 
 

@@ -108,7 +108,7 @@ class Delivery:
         if sender is not None:
             sender.wake()
         # Never waits: whoever holds this is starting it right now.
-        elif self._starting.acquire(blocking=False):
+        elif not self._closed and self._starting.acquire(blocking=False):
             try:
                 if self._sender is None:
                     self._start()
@@ -241,6 +241,7 @@ class Delivery:
         self._closed = True
         self._intake.shut("closed")
         self._hand_over(_bounded(seconds))
+        self._intake.over = True
         self._report()
 
     def retire(self) -> None:

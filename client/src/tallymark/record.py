@@ -144,7 +144,7 @@ def append_record(
 
 
 def read_header(
-    data: bytes | memoryview, at: int, *, salt: bytes, offset: int
+    data: bytes | bytearray | memoryview, at: int, *, salt: bytes, offset: int
 ) -> tuple[Record, int] | None:
     """The record whose header stands at ``data[at:]`` and verifies, without its
     payload, and the bytes that it takes in the file; None when there is none.
@@ -159,7 +159,9 @@ def read_header(
     return record, record_bytes(length)
 
 
-def read_record(data: bytes | memoryview, at: int, *, salt: bytes, offset: int) -> Record:
+def read_record(
+    data: bytes | bytearray | memoryview, at: int, *, salt: bytes, offset: int
+) -> Record:
     """The record at ``data[at:]``, which stands at ``offset`` of its file.
 
     Raises ``DamagedError`` if there is none, or if it does not verify. The
@@ -177,7 +179,7 @@ def read_record(data: bytes | memoryview, at: int, *, salt: bytes, offset: int) 
 
 
 def _read_header(
-    data: bytes | memoryview, at: int, salt: bytes, offset: int
+    data: bytes | bytearray | memoryview, at: int, salt: bytes, offset: int
 ) -> tuple[Record, int, int]:
     if len(data) - at < HEADER_BYTES:
         raise DamagedError(f"there is no room for a record header at offset {offset}")

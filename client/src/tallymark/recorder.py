@@ -88,8 +88,12 @@ class Recorder:
             if not event.event_id or event.at is None or self.source:
                 return self.delivery.put(self._completed(event)) or self._not_taken()
             return self.delivery.put(event) or self._not_taken()
-        if _is_mapping_of_event(event):
-            return self.put(self._completed_mapping(event))
+        try:
+            if _is_mapping_of_event(event):
+                return self.put(self._completed_mapping(event))
+        # A mapping's methods are foreign code.
+        except Exception as error:  # noqa: BLE001
+            log.debug("a mapping could not be read: %s", error)
         self.delivery.drop("not_an_event")
         self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
         return False

@@ -359,7 +359,7 @@ class Run:
             )
 
     def _clean_attrs(self, attrs: dict[str, Any] | None) -> dict[str, Any] | None:
-        if not attrs:
+        if attrs is None:
             return None
         try:
             attrs = dict(attrs)

@@ -57,11 +57,23 @@ class Vitals:
 
     def condition(self, *, probe_failed: str = "") -> Condition:
         """The report as it stands now; ``probe_failed`` says what a deep probe met."""
-        reasons = [*self._journal_reasons(probe_failed), *self._state_reasons()]
+        free = self._free_bytes()
+        reasons = [
+            *self._journal_reasons(probe_failed),
+            *self._state_reasons(),
+            *self._disk_reasons(free),
+        ]
         status: HealthStatus = "ok"
         if reasons:
-            status = "failing" if probe_failed else "degraded"
+            status = "failing" if probe_failed or free is None else "degraded"
         return Condition(status, reasons, self.report())
+
+    def _free_bytes(self) -> int | None:
+        """Free space at the state directory; None when it cannot be reached."""
+        try:
+            return self.fs.free_bytes(self.settings.state_dir)
+        except OSError:
+            return None
 
     def report(self) -> dict[str, Any]:
         """Every figure, plain values only."""
@@ -84,7 +96,7 @@ class Vitals:
             "fsync_p50_ms": _millis(fsync, 0.5),
             "fsync_p99_ms": _millis(fsync, 0.99),
             "loop_lag_ms": round(self.loop_lag_seconds * 1000, 3),
-            "disk_free_bytes": self.fs.free_bytes(self.settings.state_dir),
+            "disk_free_bytes": self._free_bytes(),
             "history_bytes": self.journal.size_bytes(),
             "rss_bytes": self.process.memory_info().rss,
             "rss_peak_bytes": _peak_rss_bytes(),
@@ -161,21 +173,35 @@ class Vitals:
                     "are kept in quarantine/",
                 )
             )
-        free = self.fs.free_bytes(self.settings.state_dir)
+        return reasons
+
+    def _disk_reasons(self, free: int | None) -> list[Reason]:
+        directory = self.settings.state_dir
+        if free is None:
+            return [
+                Reason(
+                    code="state_dir_gone",
+                    message=f"cannot reach the state directory {directory}",
+                    remedy="bring it back (was it moved, removed or unmounted?) and restart the "
+                    "daemon; what is recorded until then may be lost",
+                )
+            ]
         if free < DISK_FREE_BYTES_MIN:
-            reasons.append(
+            return [
                 Reason(
                     code="disk_low",
-                    message=f"only {free // 2**20} MiB are free at {self.settings.state_dir}",
+                    message=f"only {free // 2**20} MiB are free at {directory}",
                     remedy="free space, or lower history_bytes_max",
                 )
-            )
-        return reasons
+            ]
+        return []
 
 
 def _text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace(
-        "+00:00", "Z"
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
     )
 
 

@@ -9,7 +9,7 @@ import psutil
 
 from tallymark.errors import StorageError
 
-NETWORK_TYPES = frozenset({"nfs", "nfs4", "9p", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs"})
+NETWORK_TYPES = frozenset("nfs nfs4 9p cifs smb3 smbfs afs ceph fuse.sshfs".split())
 """File systems whose locks and syncs depend on another machine."""
 
 

@@ -71,8 +71,7 @@ class FrameDecoder:
                 (length,) = _length.unpack_from(view, at)
                 if not 0 < length <= FRAME_BYTES_MAX:
                     raise ProtocolError(
-                        f"cannot read a frame of {length} bytes: "
-                        f"1 to {FRAME_BYTES_MAX} are allowed"
+                        f"cannot read a frame of {length} bytes: 1 to {FRAME_BYTES_MAX} are allowed"
                     )
                 stop = at + LENGTH_BYTES + length
                 if stop > end:

@@ -101,9 +101,7 @@ class Outbox:
         Raises ``ProtocolError`` for a seq that was never sent.
         """
         if ack.through_seq > self.next_seq - 1 - (len(self._batches) - self._sent):
-            raise ProtocolError(
-                f"cannot take an Ack through {ack.through_seq}: it was never sent"
-            )
+            raise ProtocolError(f"cannot take an Ack through {ack.through_seq}: it was never sent")
         return self._forget(ack.through_seq)
 
     def resume(self, durable_seq: int) -> None:

@@ -68,7 +68,7 @@ def _saved(place: Place, cause: DeliveryError, project: str | None = None) -> li
         say(str(cause))
         why = "tallymarkd does not answer"
     newest = max(each.updated_at for each in found)
-    say(f"{why}: showing the last durable state, of {local(newest)}")
+    say(f"{why}: showing the last durable state of {local(newest)}")
     return found
 
 
@@ -90,7 +90,7 @@ def _states_in(state_dir: Path) -> Iterator[Saved]:
     from tallymarkd.core.project_state import snapshot
 
     try:
-        books = read_only(OsFileSystem(), state_dir)
+        books = read_only(OsFileSystem(), state_dir, say)
     except OSError as error:
         say(f"cannot read {state_dir}: {error.strerror}")
         return

@@ -39,7 +39,7 @@ COMMANDS = {
 MODULES = {"import": "import_"}
 """Where a module cannot have its command's name."""
 
-EPILOG = """Reading works without tallymarkd too: then the last saved state is shown.
+EPILOG = """Reading works without tallymarkd too: then the last durable state is shown.
 
 Completion: add to ~/.bashrc or ~/.zshrc the line
 eval "$(tallymark completion bash)" or eval "$(tallymark completion zsh)";

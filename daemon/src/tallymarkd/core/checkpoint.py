@@ -109,6 +109,7 @@ class Checkpointer:
         self._stopped = False
         self._not_before = 0.0
         self._began = 0.0
+        self._retire_failed = False
         self.failure: SaveFailure | None = None
         self.saves = 0
 
@@ -181,7 +182,7 @@ class Checkpointer:
 
     def _begin(self) -> None:
         self._timer = None
-        if self._stopped or self._retire():
+        if self._stopped or (not self._retire_failed and self._retire()):
             return
         name = self._most_urgent()
         if name is None:
@@ -202,7 +203,8 @@ class Checkpointer:
         self._not_before = now + (now - self._began) * (1 / SAVE_SHARE_MAX - 1)
         if failed:
             self._not_before += self._settings.save_interval_seconds
-        if self._most_urgent() is not None or self._over_limit() is not None:
+        history_over_limit = not self._retire_failed and self._over_limit() is not None
+        if self._most_urgent() is not None or history_over_limit:
             self._schedule(0.0)
 
     def _job(self, name: str) -> Job:
@@ -244,6 +246,7 @@ class Checkpointer:
         if error is None:
             target.reaches = [reach, *target.reaches][:GENERATIONS]
             self.saves += 1
+            self._retire_failed = False
             self.failure = None
             if name == SERVER:
                 self._keys.end_write()
@@ -312,6 +315,8 @@ class Checkpointer:
         if error is None:
             log.info("retired segment %d of the journal", number)
         elif isinstance(error, OSError | sqlite3.Error):
+            # Saving goes on; the next save that succeeds is when to try again.
+            self._retire_failed = True
             log.warning("cannot retire the oldest segment: %s; trying again later", error)
         else:
             raise error

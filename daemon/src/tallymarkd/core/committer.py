@@ -112,10 +112,17 @@ class Committer:
         self._failed_epoch = -1
         self._unmarked = False
         self.epoch = 0
-        self.queue_bytes = 0
+        # Each is written by one thread alone: a sum that two write would drift.
+        self._submitted_bytes = 0
+        self._settled_bytes = 0
         self.busy_since: float | None = None
         self.stats = CommitStats()
         self._thread = threading.Thread(target=self._run, name="tallymark-committer", daemon=True)
+
+    @property
+    def queue_bytes(self) -> int:
+        """Payload bytes that were submitted and are not settled. Any thread."""
+        return self._submitted_bytes - self._settled_bytes
 
     def start(self) -> None:
         """Start the thread."""
@@ -124,7 +131,7 @@ class Committer:
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket. Never blocks."""
         ticket.epoch = self.epoch
-        self.queue_bytes += len(ticket.payload)
+        self._submitted_bytes += len(ticket.payload)
         self._queue.append(ticket)
         self._rouse()
 
@@ -188,7 +195,7 @@ class Committer:
         self.busy_since = None
         self.stats.commits += 1
         self.stats.events += sum(ticket.count for ticket in tickets)
-        self.queue_bytes -= sum(len(ticket.payload) for ticket in tickets)
+        self._settled_bytes += sum(len(ticket.payload) for ticket in tickets)
         self._unmarked = True
         self._on_commit(tickets)
 

@@ -80,18 +80,22 @@ class StateFiles:
         return min([server.applied_lsn, *behind])
 
 
-def load_state_files(fs: FileSystem, layout: Layout) -> StateFiles:
+Tell = Callable[[str], object]
+"""Takes a line about a file that is damaged."""
+
+
+def load_state_files(fs: FileSystem, layout: Layout, tell: Tell = log.warning) -> StateFiles:
     """Read every generation. Raises ``NewerFormatError`` for one of a newer format."""
-    server = _load(fs, layout.root, SERVER_FILE, decode_server)
+    server = _load(fs, layout.root, SERVER_FILE, decode_server, tell)
     projects = [
-        _load(fs, layout.projects / name, PROJECT_FILE, project_file.decode)
+        _load(fs, layout.projects / name, PROJECT_FILE, project_file.decode, tell)
         for name in fs.names(layout.projects)
     ]
     return StateFiles(server, projects)
 
 
 def _load(
-    fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any]
+    fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any], tell: Tell
 ) -> Generations:
     found = Generations(StateFile(fs, directory, name))
     for path, body in found.file.generations():
@@ -102,7 +106,7 @@ def _load(
         except NewerFormatError as error:
             raise NewerFormatError(f"cannot open {path}: {error}") from None
         except DamagedError as error:
-            log.warning("cannot use %s: %s", path, error)
+            tell(f"cannot use {path}: {error}")
             found.damaged.append(path)
             continue
         found.reaches.append(state.applied_lsn)
@@ -111,7 +115,7 @@ def _load(
     return found
 
 
-def read_only(fs: FileSystem, root: Path) -> Books:
+def read_only(fs: FileSystem, root: Path, tell: Tell = log.warning) -> Books:
     """The last durable state of everything, replayed in memory; nothing is changed.
 
     Safe beside a running daemon: what it is writing just now may be left out.
@@ -119,7 +123,7 @@ def read_only(fs: FileSystem, root: Path) -> Books:
     """
     layout = Layout(root)
     refuse_newer(fs, layout.journal)
-    files = load_state_files(fs, layout)
+    files = load_state_files(fs, layout, tell)
     after = files.replay_after_lsn
     found = survey(fs, layout.journal, evidence_lsn=files.evidence_lsn, read_after_lsn=after)
     books = Books(files.server.newest or ServerState(server_id=""), files.states)

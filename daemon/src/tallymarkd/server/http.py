@@ -228,9 +228,7 @@ class HttpConversation(asyncio.Protocol):
 
     # Responses.
 
-    def _answer(
-        self, status: int, body: Any, headers: list[tuple[str, str]] | None = None
-    ) -> None:
+    def _answer(self, status: int, body: Any, headers: list[tuple[str, str]] | None = None) -> None:
         if self._transport is None:
             return
         data = body if isinstance(body, bytes) else msgspec.json.encode(body) + b"\n"
@@ -260,7 +258,8 @@ class HttpConversation(asyncio.Protocol):
     def _protocol_error(self, error: h11.RemoteProtocolError) -> None:
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._ended = True
-            self._answer(error.error_status_hint or 400, _problem(f"cannot read the request: {error}"))
+            problem = _problem(f"cannot read the request: {error}")
+            self._answer(error.error_status_hint or 400, problem)
         self._close()
 
     def _next(self) -> None:

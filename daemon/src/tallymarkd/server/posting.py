@@ -94,9 +94,8 @@ def _identify(index: int, fields: dict[str, Any], new_id: Callable[[], str]) -> 
 def _project(index: int, fields: dict[str, Any], default: str) -> str:
     name = fields.get("project") or default
     if not isinstance(name, str) or len(name) > ID_CHARS_MAX:
-        raise PostFault(
-            index, "invalid_field", f"`project` must be a string of at most {ID_CHARS_MAX} characters"
-        )
+        message = f"`project` must be a string of at most {ID_CHARS_MAX} characters"
+        raise PostFault(index, "invalid_field", message)
     if not name:
         raise PostFault(
             index, "missing_field", "`project` is missing: name it in the event or as ?project=NAME"
