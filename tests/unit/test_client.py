@@ -40,6 +40,11 @@ def test_everything_public_is_there() -> None:
     assert list(tallymark.__all__) == sorted(tallymark.__all__)
 
 
+def test_what_is_not_public_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        _ = tallymark.Nonsense  # type: ignore[attr-defined]
+
+
 def test_the_example_of_the_readme(daemon: FakeDaemon) -> None:
     with Client("p", socket=daemon.path) as client:
         session_id = client.start_session(session_type="initializer")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -395,6 +397,23 @@ def test_a_broken_connection_leaves_its_events_on_their_way(bench: Bench) -> Non
     run(test)
 
 
+def test_a_broken_connection_is_not_kept_in_memory(bench: Bench) -> None:
+    async def test() -> None:
+        desk = make_desk(bench)
+        talk = Talk(desk).open()
+        talk.send(wire(publish(1, run_end(1))))
+        talk.lose()
+        bench.settle()
+        gone = weakref.ref(talk.conversation)
+
+        del talk
+        gc.collect()
+
+        assert gone() is None
+
+    run(test)
+
+
 def test_when_the_daemon_stops_it_says_goodbye_behind_the_last_ack(bench: Bench) -> None:
     async def test() -> None:
         talk = Talk(make_desk(bench)).open()
@@ -743,6 +762,21 @@ def test_time_does_not_count_while_the_daemon_does_not_read(bench: Bench) -> Non
 
         bench.settle()
         assert talk.transport.reading
+        await until(lambda: talk.transport.closed, "the end of the patience")
+
+    run(test)
+
+
+def test_the_clock_of_a_frame_stops_when_reading_pauses(bench: Bench) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench, frame_timeout_seconds=0.01)).open()
+        talk.send(b"\x10\x00")
+        talk.conversation.pause_writing()
+        other = Talk(make_desk(bench, frame_timeout_seconds=0.02))
+        await until(lambda: other.transport.closed, "a later timer")
+        assert not talk.transport.closed
+
+        talk.conversation.resume_writing()
         await until(lambda: talk.transport.closed, "the end of the patience")
 
     run(test)

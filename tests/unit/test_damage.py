@@ -65,7 +65,7 @@ def test_a_torn_tail_of_one_record_tells_whose_it_was() -> None:
 
 
 def test_a_torn_tail_of_more_names_nobody() -> None:
-    rest = [record(20, offset=9100), Gap(9180, 9300, None, "rot too")]
+    rest: list[Record | Gap] = [record(20, offset=9100), Gap(9180, 9300, None, "rot too")]
     torn = torn_damage(2, Gap(9000, 9080, None, "rot"), [record(10), *rest], 9)
     assert (torn.producer, torn.through_seq, torn.events) == (b"", 0, 6)
     assert (torn.start, torn.end, torn.through_lsn, torn.reason) == (9000, 9300, 22, "rot")

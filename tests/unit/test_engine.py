@@ -647,6 +647,58 @@ def goes_on_until_all_is_durable(bench: Bench, client: Any, batches: dict[int, l
     assert client.link.acks[-1].through_seq == max(batches)
 
 
+def test_who_had_nothing_in_flight_does_not_hear_of_a_full_disk(bench: Bench) -> None:
+    alice, bob = bench.join(ALICE), bench.join(BOB)
+    bob.publish(1, run_end(1))
+    bench.settle()
+    bench.log.full = True
+
+    alice.publish(1, run_end(2))
+    bench.pump()
+
+    assert len(alice.link.nacks) == 1
+    assert bob.link.nacks == []
+
+
+def test_what_was_not_kept_of_who_has_gone_is_asked_for_again(bench: Bench) -> None:
+    alice, bob = bench.join(ALICE), bench.join(BOB)
+    bench.log.full = True
+    alice.publish(1, usage("k1"))
+    bob.publish(1, usage("k2"))
+    alice.leave()
+    bob.leave()
+    bench.settle()
+    bench.log.full = False
+
+    for name, key in ((ALICE, "k1"), (BOB, "k2")):
+        client = bench.join(name)
+        assert [welcome.durable_seq for welcome in client.welcomes] == [0]
+        client.publish(1, usage(key))
+    bench.settle()
+
+    assert bench.books.server.ledger == Ledger(received=2, stored=2)
+
+
+def test_a_post_finds_no_keys_of_what_is_bound_to_fail(make_bench: MakeBench) -> None:
+    bench = make_bench(commit_bytes_max=1)
+    alice = bench.join()
+    bench.log.full = True
+    alice.publish(1, run_end(1))
+    lost = bench.post(("spotter", array(run_end(2)), 1))
+    first = bench.results.get(timeout=20)
+    second = bench.results.get(timeout=20)
+    bench.log.full = False
+
+    bench.engine.committed(first)
+    again = bench.post(("spotter", array(run_end(2)), 1))
+    bench.engine.committed(second)
+    bench.settle()
+
+    assert [result for result, _ in lost] == [None]
+    assert again == [(PostResult(stored=1), None)]
+    assert bench.events_of() == ["run-2"]
+
+
 def test_a_full_disk_is_told_once_by_the_log(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,6 +30,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 @dataclass
 class Response:
     status: int
+    reason: str
     headers: dict[str, str]
     body: bytes
 
@@ -61,7 +62,8 @@ def split_responses(data: bytes, *, head: bool = False) -> list[Response]:
         length = 0 if head else int(headers.get("content-length", 0))
         body, data = data[:length], data[length:]
         assert len(body) == length, "the response is cut short"
-        found.append(Response(int(first.split()[1]), headers, body))
+        _, status, reason = first.split(" ", 2)
+        found.append(Response(int(status), reason, headers, body))
     return found
 
 
@@ -428,6 +430,7 @@ def test_the_state_of_a_project(bench: Bench) -> None:
         assert (response.status, response.body) == (200, answers.states["my project"])
         response = talk.ask("GET", "/v1/state?project=nowhere")
         assert (response.status, "nowhere" in response.json["error"]) == (404, True)
+        assert response.reason == "Not Found"
         response = talk.ask("GET", "/v1/state")
         assert (response.status, "?project=" in response.json["error"]) == (400, True)
 
@@ -707,9 +710,6 @@ def test_when_the_daemon_stops_what_was_taken_is_answered(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        pytest.param(
-            "Host: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked", id="length and chunks"
-        ),
         pytest.param("Host: x\r\nContent-Length: 2\r\nContent-Length: 3", id="two lengths"),
         pytest.param("Host: x\r\nContent-Length: 2, 3", id="two lengths in one"),
         pytest.param("Host: x\r\nContent-Length: +2", id="a sign"),
@@ -741,6 +741,27 @@ def test_requests_that_could_be_read_in_two_ways_are_refused(bench: Bench, head:
         assert talk.transport.closed
         bench.settle()
         assert bench.log.of_kind(Kind.BATCH) == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_body_with_a_length_and_chunks_is_refused(bench: Bench, order: int) -> None:
+    """Both ways to read it are whole: by length one request is left, by chunks another."""
+
+    async def test() -> None:
+        hidden = request("GET", "/v1/health")
+        both = [f"Content-Length: {len(hidden) + 5}", "Transfer-Encoding: chunked"][::order]
+        head = "\r\n".join([f"POST {EVENTS} HTTP/1.1", "Host: x", *both, "", ""])
+        talk = Talk(make_desk(bench))
+
+        talk.send(head.encode() + b"0\r\n\r\n" + hidden)
+        await talk.turn()
+
+        (response,) = talk.says()
+        assert response.status == 400
+        assert "both a length and chunks" in response.json["error"]
+        assert talk.transport.closed
 
     run(test)
 

@@ -37,9 +37,6 @@ from tallymark.protocol.messages import HealthReport
 from tallymark.runs import Run, current_run
 from tallymark.state import AgentProfile, DashboardState, FinishedRun, SessionSummary
 
-if TYPE_CHECKING:
-    from tallymark.aio import AsyncClient
-
 __all__ = [
     "AgentProfile",
     "AsyncClient",
@@ -73,10 +70,13 @@ __all__ = [
     "current_run",
 ]
 
+if TYPE_CHECKING:
+    from tallymark.aio import AsyncClient
+else:
+    # Not for type checkers: to them every name would exist.
+    def __getattr__(name: str) -> Any:
+        if name == "AsyncClient":
+            from tallymark.aio import AsyncClient
 
-def __getattr__(name: str) -> Any:
-    if name == "AsyncClient":
-        from tallymark.aio import AsyncClient
-
-        return AsyncClient
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return AsyncClient
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

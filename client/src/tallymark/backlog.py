@@ -33,7 +33,6 @@ class Backlog:
         self._batcher = Batcher(batch_events_max)
         self._outbox = Outbox()
         self._waiting: deque[Waiter] = deque()
-        self._served: list[Waiter] = []
         self._reported: Counter[DropReason] = Counter()
         self._unreported = 0
         self._said: set[str] = set()
@@ -147,17 +146,7 @@ class Backlog:
         if waiting:
             durable_seq = self.first_seq - 1
             while waiting and waiting[0].seq <= durable_seq:
-                self._served.append(waiting.popleft())
-
-    def tell_waiters(self) -> None:
-        """Let those go whose events are durable.
-
-        Apart from finding out, so that it can be the last thing before the
-        sender waits: whoever is woken needs the interpreter, which the sender
-        holds until then.
-        """
-        while self._served:
-            self._served.pop().notify()
+                waiting.popleft().notify()
 
     # Giving up.
 

@@ -169,7 +169,6 @@ class Sender:
                 except OSError as error:
                     log.debug("tallymarkd was gone before the Goodbye: %s", error)
             talk.transport.close()
-        self.backlog.tell_waiters()
         self._intake.over = True
         self._intake.quiet = False
         self.backlog.dismiss()
@@ -238,7 +237,6 @@ class Sender:
 
     def _wait(self, seconds: float) -> int:
         self._clear_wakes()
-        self.backlog.tell_waiters()
         # A waiter that came after the last look may have found a wake-up already given.
         return self._poller.wait(0.0 if self._intake.waiters else seconds)
 
@@ -248,9 +246,7 @@ class Sender:
         intake = self._intake
         intake.quiet = True
         # What came just before this saw a sender that was awake.
-        seconds = None if self._at_rest else 0.0
-        self.backlog.tell_waiters()
-        found = self._poller.wait(seconds)
+        found = self._poller.wait(None if self._at_rest else 0.0)
         intake.quiet = False
         self._tick_at = self._clock() + self._settings.linger_seconds
         return found

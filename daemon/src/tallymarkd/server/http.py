@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -240,7 +241,8 @@ class HttpConversation(asyncio.Protocol):
         ]
         if self._stopping or self._ended:
             fields.append(("connection", "close"))
-        self._write(h11.Response(status_code=status, headers=fields))
+        reason = HTTPStatus(status).phrase.encode()
+        self._write(h11.Response(status_code=status, headers=fields, reason=reason))
         head = self._request is not None and self._request.method == b"HEAD"
         self._write(h11.Data(data=b"" if head else data))
         self._write(h11.EndOfMessage())

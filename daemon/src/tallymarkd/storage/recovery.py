@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 from tallymark.fs import FileSystem, write_file
@@ -120,7 +119,9 @@ class _Opener:
     def _reopen(self, last: FoundSegment, header: SegmentHeader) -> ActiveSegment:
         """After a clean stop everything is on disk, but maybe not the stop itself,
         which was seen in memory: it is written again."""
-        data, tail = _written_anew((last.records or [])[-1], header.salt)
+        tail = (last.records or [])[-1]
+        data = bytearray()
+        _append(data, tail, header.salt)
         fd = self._fs.open_write(last.path)
         try:
             self._fs.write(fd, data, tail.offset)
@@ -138,7 +139,8 @@ class _Opener:
         this daemon calls a duplicate from now on must be durable.
         """
         header = self._copied_header(last)
-        data, records = _rewrite(header, last.records or [])
+        records = last.records or []
+        data = _rewrite(header, records)
         temporary = last.path.with_suffix(TEMPORARY_SUFFIX)
         fd = self._blocks(temporary)
         try:
@@ -150,7 +152,6 @@ class _Opener:
         except OSError:
             self._fs.close(fd)
             raise
-        last.records = records
         return _active(header, fd, records[-1] if records else None, len(data))
 
     def _blocks(self, temporary: Path) -> int:
@@ -234,24 +235,19 @@ def _active(header: SegmentHeader, fd: int, tail: Record | None, allocated: int)
     return ActiveSegment(header, fd, tail.end, allocated, tail.crc, tail.last_lsn)
 
 
-def _rewrite(header: SegmentHeader, records: list[Record]) -> tuple[bytearray, list[Record]]:
-    """The file's bytes, and its records at their new places."""
+def _rewrite(header: SegmentHeader, records: list[Record]) -> bytearray:
+    """The file's bytes; the records are told their new places."""
     data = bytearray(encode_header(header))
-    copies: list[Record] = []
     crc = 0
-    for old in records:
-        moved = replace(old, offset=len(data), prev_crc=crc)
-        written, copy = _written_anew(moved, header.salt)
-        data += written
-        copies.append(copy)
-        crc = copy.crc
-    return data, copies
+    for record in records:
+        record.offset, record.prev_crc = len(data), crc
+        crc = record.crc = _append(data, record, header.salt)
+    return data
 
 
-def _written_anew(record: Record, salt: bytes) -> tuple[bytearray, Record]:
-    """The bytes of a record at its place, and the record with the CRC it has there."""
-    data = bytearray()
-    crc = append_record(
+def _append(data: bytearray, record: Record, salt: bytes) -> int:
+    """Add the record as it stands at its offset; gives its CRC."""
+    return append_record(
         data,
         salt=salt,
         offset=record.offset,
@@ -265,7 +261,6 @@ def _written_anew(record: Record, salt: bytes) -> tuple[bytearray, Record]:
         seq=record.seq,
         from_seq=record.from_seq,
     )
-    return data, replace(record, crc=crc)
 
 
 def _sealed(found: Survey, active: int) -> list[SealedSegment]:
