@@ -30,11 +30,12 @@ CLIENT_FLOORS: Sequence[Sequence[str]] = (
     ("tallymark",),
 )
 DAEMON_FLOORS: Sequence[Sequence[str]] = (
-    ("tallymarkd", "tallymarkd._version", "tallymarkd.text"),
+    ("tallymarkd._version", "tallymarkd.text"),
     ("tallymarkd.storage",),
     ("tallymarkd.core",),
     ("tallymarkd.server",),
     ("tallymarkd.*",),
+    ("tallymarkd",),
 )
 """Lowest first. A name is a module, or a package with all that is in it; the
 name of a distribution's top package is its ``__init__`` alone. ``.*`` is every

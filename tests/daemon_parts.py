@@ -15,23 +15,18 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from tallymark.events import RunEnd, Usage
-from tallymark.protocol.connection import ClientConnection
-from tallymark.protocol.framing import PREFACE, frame
 from tallymark.protocol.messages import (
     Ack,
     Hello,
-    Message,
     Nack,
     Publish,
-    ServerMessage,
     Skip,
     Welcome,
-    encode,
 )
 from tallymark.record import NO_PRODUCER, Kind, Record
 from tallymarkd.core.admission import Admission
@@ -42,7 +37,6 @@ from tallymarkd.core.entry import Cost
 from tallymarkd.core.keys import Keys
 from tallymarkd.core.producers import Producer
 from tallymarkd.core.project_state import snapshot
-from tallymarkd.server.desk import Condition, Desk, FramePool, ServerSettings
 from tallymarkd.storage.index import KeyIndex
 from tallymarkd.storage.journal import JournalFull
 
@@ -261,7 +255,6 @@ class Bench:
         log: MemoryLog | None = None,
         price: Callable[[Usage | RunEnd], Cost | None] = lambda event: None,
         commit_bytes_max: int = 2 * MIB,
-        start: bool = True,
         **limits: int,
     ) -> None:
         self.books = books or Books(ServerState(server_id=SERVER_ID), {})
@@ -295,8 +288,7 @@ class Bench:
             note=self._note,
             clock_ns=lambda: NOON_NS,
         )
-        if start:
-            self.committer.start()
+        self.committer.start()
 
     def _note(self) -> None:
         self.notes += 1
@@ -327,8 +319,6 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.log.may_sync.set()
         self.stop()
-
-    # A client without a socket.
 
     def join(
         self, producer: str = PRODUCERS[0], project: str = "spotter", uid: int = UID
@@ -385,96 +375,6 @@ class Client:
         self.bench.engine.detach(self.producer, self.link)
 
 
-class FakeTransport(asyncio.Transport):
-    """What a conversation writes, and whether it reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = bytearray()
-        self.reading = True
-        self.closed = False
-        self.aborted = False
-        self.buffered_bytes = 0
-
-    def write(self, data: Any) -> None:
-        assert not self.closed, "written after the close"
-        self.written += data
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def is_reading(self) -> bool:
-        return self.reading and not self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = self.aborted = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def get_write_buffer_size(self) -> int:
-        return self.buffered_bytes
-
-
-class FakeAnswers:
-    """Answers to questions (server.desk.Answers)."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, bytes] = {}
-        self.condition = Condition("ok", [], {"version": "0"})
-        self.waiting: list[Callable[[Condition], None]] = []
-
-    def projects(self) -> bytes:
-        return b'["every project"]'
-
-    def state(self, project: str) -> bytes | None:
-        return self.states.get(project)
-
-    def health(self, deep: bool, done: Callable[[Condition], None]) -> None:
-        if deep:
-            self.waiting.append(done)
-        else:
-            done(self.condition)
-
-
-def make_desk(bench: Bench, answers: FakeAnswers | None = None, **limits: Any) -> Desk:
-    """A desk over the bench's engine."""
-    settings = ServerSettings(
-        **{
-            "connections_max": 1024,
-            "connections_per_user_max": 256,
-            "unacknowledged_bytes_max": 8 * MIB,
-            "frame_pool_bytes_max": 16 * MIB,
-            "first_byte_timeout_seconds": 3600.0,
-            "frame_timeout_seconds": 3600.0,
-            **limits,
-        }
-    )
-    pool = FramePool(settings.frame_pool_bytes_max)
-    return Desk(bench.engine, answers or FakeAnswers(), settings, pool)
-
-
-def wire(*messages: Message) -> bytes:
-    """Messages as frames."""
-    return b"".join(frame(encode(message)) for message in messages)
-
-
-def opening(producer: str = PRODUCERS[0], project: str = "spotter", **fields: Any) -> bytes:
-    """The first bytes of a client."""
-    return PREFACE + wire(hello(producer, project, **fields))
-
-
-def messages_in(data: bytes | bytearray) -> list[ServerMessage]:
-    """What a client reads from these bytes."""
-    return ClientConnection().receive(bytes(data))
-
-
 def producer_bytes(name: str) -> bytes:
     return uuid.UUID(name).bytes
 
@@ -497,9 +397,3 @@ def a_record(
         crc=0,
         offset=0,
     )
-
-
-def as_dict(value: object) -> dict[str, Any]:
-    """A decoded JSON object."""
-    assert isinstance(value, dict)
-    return cast("dict[str, Any]", value)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallymarkd.server.http import HttpConversation
-from tests.daemon_parts import UID, Bench, FakeTransport, make_desk
+from tests.conversation_parts import FakeTransport, make_desk
+from tests.daemon_parts import UID, Bench
 
 PIECES = st.sampled_from(
     [

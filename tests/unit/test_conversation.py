@@ -26,20 +26,15 @@ from tallymark.protocol.messages import (
 from tallymark.record import Kind
 from tallymarkd.server.conversation import REPLY_BYTES_MAX, WRITE_BYTES_MAX, Conversation
 from tallymarkd.server.desk import LARGE_FRAME_BYTES, Condition, Desk
-from tests.daemon_parts import (
-    PRODUCERS,
-    UID,
-    Bench,
+from tests.conversation_parts import (
     FakeAnswers,
     FakeTransport,
     make_desk,
     messages_in,
     opening,
-    publish,
-    run_end,
-    until,
     wire,
 )
+from tests.daemon_parts import PRODUCERS, UID, Bench, publish, run_end, until
 
 ALICE, BOB = PRODUCERS[:2]
 

@@ -12,16 +12,8 @@ from tallymark.protocol.messages import Reason
 from tallymark.record import Kind
 from tallymarkd.server.desk import Condition, Desk
 from tallymarkd.server.http import BODY_BYTES_MAX, HttpConversation
-from tests.daemon_parts import (
-    UID,
-    Bench,
-    FakeAnswers,
-    FakeTransport,
-    make_desk,
-    publish,
-    run_end,
-    until,
-)
+from tests.conversation_parts import FakeAnswers, FakeTransport, make_desk
+from tests.daemon_parts import UID, Bench, publish, run_end, until
 
 EVENTS = "/v1/events?project=spotter"
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -14,11 +14,11 @@ from tallymark.state import DashboardState
 from tallymarkd.core.apply import ProjectState, apply, empty, snapshot
 from tallymarkd.core.entry import Batch
 from tallymarkd.core.project_file import (
+    CLOSING,
     decode,
     decode_owned,
     encode,
     encode_slices,
-    verify,
     versions_of,
 )
 
@@ -217,7 +217,7 @@ def test_zeroed_sectors_are_noticed() -> None:
 def test_a_plain_state_without_checksum_is_not_a_daemons_file() -> None:
     body = msgspec.json.encode(snapshot(lived_in()))
 
-    with pytest.raises(DamagedError, match="does not end in a checksum"):
+    with pytest.raises(DamagedError, match="no checksum at its end"):
         decode(body)
 
 
@@ -239,7 +239,7 @@ def test_a_newer_format_is_refused_if_its_checksum_holds(where: str) -> None:
     document["agents"] = "something newer"
     body = resealed(document)
 
-    verify(body)
+    verify_seal(body, CLOSING)
     with pytest.raises(NewerFormatError, match="newer version"):
         decode(body)
     with pytest.raises(DamagedError):

@@ -18,18 +18,8 @@ from tallymarkd.server import server as server_module
 from tallymarkd.server.desk import Desk
 from tallymarkd.server.listener import listen
 from tallymarkd.server.server import Server, own_uid
-from tests.daemon_parts import (
-    DEADLINE_SECONDS,
-    PRODUCERS,
-    Bench,
-    FakeAnswers,
-    make_desk,
-    opening,
-    publish,
-    run_end,
-    until,
-    wire,
-)
+from tests.conversation_parts import FakeAnswers, make_desk, opening, wire
+from tests.daemon_parts import DEADLINE_SECONDS, PRODUCERS, Bench, publish, run_end, until
 
 HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 

@@ -14,7 +14,9 @@
     ├── ProtocolError               the other side broke the protocol
     └── StorageError                something on disk
         ├── DamagedError            bytes that do not verify
-        └── NewerFormatError        written by a newer version; nothing was touched
+        ├── NewerFormatError        written by a newer version; nothing was touched
+        ├── LockAcquisitionError    a file's lock was not to be had (tallymarkd)
+        └── DaemonOwnedError        a directory that a daemon writes (tallymarkd)
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class EventBase(
     omit_defaults=True,
     tag_field="type",
     forbid_unknown_fields=True,
+    gc=False,  # an event is a tree; many thousands of them would keep the collector busy
 ):
     """What every event has.
 

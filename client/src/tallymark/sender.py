@@ -163,6 +163,8 @@ class Sender:
         """Say Goodbye when nothing is left, close, and let everybody go."""
         talk = self._talk
         if talk is not None:
+            if not self.backlog.empty and not self.trouble:
+                self.trouble = f"tallymarkd at {talk.path} has not acknowledged them in time"
             if talk.open and self.backlog.empty:
                 try:
                     talk.say_goodbye()

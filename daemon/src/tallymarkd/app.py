@@ -272,6 +272,7 @@ class _Daemon:
             cache_read_tokens=event.cache_read_tokens,
             cache_write_tokens=event.cache_write_tokens,
             at=event.at,
+            one_response=isinstance(event, Usage),
         )
 
     def _run_job(

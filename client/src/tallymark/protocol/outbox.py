@@ -9,7 +9,6 @@ clock; not thread-safe.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import msgspec
 
@@ -25,8 +24,7 @@ BATCH_BYTES_MAX = FRAME_BYTES_MAX - FRAME_OVERHEAD_BYTES
 """Most bytes of encoded events that one batch can hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrozenBatch:
+class FrozenBatch(msgspec.Struct, frozen=True, gc=False):
     """A batch as it will be sent, however often. ``lost`` for a Skip's events."""
 
     seq: int

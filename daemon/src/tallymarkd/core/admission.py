@@ -194,7 +194,7 @@ class _Work:
         size = len(memoryview(entry.events))
         if size > EVENT_BYTES_MAX:
             raws = split_events(entry.events)
-        if raws is None or max(map(_length, raws), default=0) <= EVENT_BYTES_MAX:
+        if raws is None or _longest(raws) <= EVENT_BYTES_MAX:
             try:
                 self.events = list(decode_events(entry.events))
                 return
@@ -281,6 +281,10 @@ def _tombstone(entry: Entry, message: str) -> Decision:
     """The batch cannot be split into its events: all of them are refused."""
     entry.verdicts = bytes([Verdict.BAD_BATCH]) * entry.count
     return Decision(entry, None, [], [Fault(0, Verdict.BAD_BATCH, message)])
+
+
+def _longest(raws: list[Any]) -> int:
+    return max(map(len, map(memoryview, raws)), default=0)
 
 
 def _length(raw: msgspec.Raw) -> int:

@@ -149,7 +149,8 @@ class Books:
     ) -> None:
         """A durable batch: apply its events, then count it. None is a tombstone's."""
         if batch is None:
-            batch = Batch([], received_at=datetime.fromtimestamp(entry.received_ns / 1e9, UTC))
+            received_at = datetime.fromtimestamp(entry.received_ns / 1e9, UTC)
+            batch = Batch([None] * count, received_at=received_at, verdicts=entry.verdicts)
         state = self.projects.get(entry.project)
         if state is None:
             state = self.projects[entry.project] = empty(entry.project, batch.received_at)
@@ -221,6 +222,16 @@ class Books:
                 events=damage.events,
                 from_lsn=damage.from_lsn,
                 through_lsn=damage.through_lsn,
+            )
+        )
+
+    def miss(self, from_lsn: int, through_lsn: int) -> None:
+        """State needs numbers that stand before the journal's beginning."""
+        self._note(
+            Loss(
+                reason="the journal begins later than the state files need",
+                from_lsn=from_lsn,
+                through_lsn=through_lsn,
             )
         )
 

@@ -14,7 +14,6 @@ are, and nothing is believed before.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -31,6 +30,7 @@ from tallymarkd.core.project_state import (
     freeze,
 )
 from tallymarkd.core.runs import finished_run
+from tallymarkd.storage.sealed import seal, verify_seal
 
 FORMAT = 1
 """Raised when an older program could no longer read the file rightly."""
@@ -38,9 +38,8 @@ FORMAT = 1
 SLICE_ITEMS = 250
 """Profiles or runs encoded between two slices: about a millisecond."""
 
-_BEFORE_CHECKSUM = b',"checksum":"crc32:'
-_AFTER_CHECKSUM = b'"}}\n'
-_TAIL_BYTES = len(_BEFORE_CHECKSUM) + 8 + len(_AFTER_CHECKSUM)
+CLOSING = b"}}"
+"""What follows the checksum: the end of ``tallymark``, and of the state."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -101,11 +100,7 @@ def encode_slices(state: ProjectState, *, server_id: str) -> Iterator[bytes]:
 
 def encode_view(view: View, *, server_id: str) -> Iterator[bytes]:
     """The file in pieces, each about a millisecond's work; for any thread."""
-    checksum = 0
-    for piece in _pieces(view, server_id):
-        checksum = zlib.crc32(piece, checksum)
-        yield piece
-    yield b"%s%08x%s" % (_BEFORE_CHECKSUM, checksum, _AFTER_CHECKSUM)
+    return seal(_pieces(view, server_id), CLOSING)
 
 
 def decode(body: bytes) -> ProjectState:
@@ -121,7 +116,7 @@ def decode(body: bytes) -> ProjectState:
 
 def decode_owned(body: bytes) -> tuple[ProjectState, str]:
     """Like ``decode``, and the ``server_id`` of the daemon that wrote the file."""
-    verify(body)
+    verify_seal(body, CLOSING)
     refuse_newer(body)
     try:
         found = _file_decoder.decode(body)
@@ -136,18 +131,6 @@ def decode_owned(body: bytes) -> tuple[ProjectState, str]:
         apply_failures=added.apply_failures,
     )
     return state, added.server_id
-
-
-def verify(body: bytes) -> None:
-    """Hold the bytes against their checksum. Raises ``DamagedError``."""
-    end = len(body) - _TAIL_BYTES
-    tail = body[max(end, 0) :]
-    given = tail[len(_BEFORE_CHECKSUM) : -len(_AFTER_CHECKSUM)]
-    whole = tail.startswith(_BEFORE_CHECKSUM) and tail.endswith(_AFTER_CHECKSUM)
-    if end < 0 or not whole:
-        raise DamagedError("it does not end in a checksum")
-    if given != b"%08x" % zlib.crc32(memoryview(body)[:end]):
-        raise DamagedError("its checksum does not hold")
 
 
 def versions_of(body: bytes) -> Versions | None:

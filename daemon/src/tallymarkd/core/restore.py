@@ -103,18 +103,19 @@ class _Restore:
         found = survey(
             self._fs,
             self._layout.journal,
-            evidence_lsn=files.evidence_lsn,
+            evidence_lsn=max(files.evidence_lsn, index.through_lsn),
             read_after_lsn=after,
         )
         journal, books = self._open(found, files)
         self._set_aside(files)
-        keys = self._replay(found, books, index, after)
+        keys = self._replay(found, books, index, after, files.replay_after_lsn)
         self._tell(found, books, begun)
         return Restored(books, journal, keys, self._report, files.reaches, files.server.reaches)
 
     def _sync_names(self) -> None:
         """Step 0: a name may be in memory only; make it durable before believing it."""
-        for path in (self._layout.root, self._layout.journal, self._layout.projects):
+        root = self._layout.root
+        for path in (root.parent, root, self._layout.journal, self._layout.projects):
             if self._fs.exists(path):
                 self._fs.sync_dir(path)
 
@@ -153,10 +154,14 @@ class _Restore:
                 kept = each.file.quarantine(path, self._layout.quarantine)
                 self._report.quarantined.append(kept.name)
 
-    def _replay(self, found: Survey, books: Books, index: KeyIndex, after: int) -> Keys:
+    def _replay(
+        self, found: Survey, books: Books, index: KeyIndex, after: int, needed_after: int
+    ) -> Keys:
         """Step 6. Keys of what is replayed go into the index, too."""
         report = self._report
         losses = len(books.server.ledger.losses)
+        if found.segments and found.begins_after_lsn > needed_after:
+            books.miss(needed_after + 1, found.begins_after_lsn)
         keys: list[tuple[int, int]] = []
         last = index.through_lsn
         for record in found.records(after):
