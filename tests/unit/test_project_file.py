@@ -21,6 +21,7 @@ from tallymarkd.core.project_file import (
     encode_slices,
     versions_of,
 )
+from tallymarkd.storage.sealed import verify_seal
 
 T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SERVER = "0198c0de-0000-7000-8000-000000000000"

@@ -283,8 +283,8 @@ def _tombstone(entry: Entry, message: str) -> Decision:
     return Decision(entry, None, [], [Fault(0, Verdict.BAD_BATCH, message)])
 
 
-def _longest(raws: list[Any]) -> int:
-    return max(map(len, map(memoryview, raws)), default=0)
+def _longest(raws: list[msgspec.Raw]) -> int:
+    return max([len(memoryview(raw)) for raw in raws], default=0)
 
 
 def _length(raw: msgspec.Raw) -> int:
