@@ -127,7 +127,8 @@ def test_nothing_to_import_is_said(tallymark: Tallymark, tmp_path: Path) -> None
     with FakeDaemon(tallymark.socket):
         done = tallymark(*COMMAND, str(tmp_path / "empty"))
         missing = tallymark(*COMMAND, str(tmp_path / "missing"))
-    assert (done.code, done.out) == (0, "no project: 0 events stored, 0 already known\n")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"nothing to import: there is no transcript in {tmp_path / 'empty'}\n"
     assert missing.code == 2
     assert "missing: No such file" in missing.err
 

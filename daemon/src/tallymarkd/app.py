@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from tallymark.errors import StorageError
 from tallymark.events import RunEnd, Usage
 from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
+from tallymark.paths import socket_path, state_dir
 from tallymarkd._version import __version__
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
@@ -181,6 +183,7 @@ class _Daemon:
             self._loop.add_signal_handler(number, stop.set)
         log.info("tallymarkd %s ready: state in %s, listening on %s",
                  __version__, self._settings.state_dir, self._settings.socket)  # fmt: skip
+        log.info("to see what is recorded: %s", _next_command(self._settings))
         await stop.wait()
         return await self._drain()
 
@@ -310,6 +313,17 @@ class _Daemon:
         self._restored.keys.close()
         log.info("stopped")
         return EXIT_OK
+
+
+def _next_command(settings: Settings) -> str:
+    """What a person types next, in the directory where the daemon was started."""
+    command = Path(sys.executable).with_name("tallymark")
+    here = Path.cwd()
+    shown = command.relative_to(here) if command.is_relative_to(here) else command
+    words = [str(shown) if command.exists() else "tallymark"]
+    if settings.socket != socket_path(state_dir(os.environ)):
+        words += ["--socket", str(settings.socket)]
+    return shlex.join(words)
 
 
 def _die_loudly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -16,13 +16,14 @@ from tallymark.events import Event, Usage
 from tallymark.settings import is_disabled
 from tallymarkd.cli.asking import ask_health
 from tallymarkd.cli.import_result import Costs, print_result, result_as_dict
-from tallymarkd.cli.output import print_json
+from tallymarkd.cli.output import print_json, say
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
 from tallymarkd.sources.claude_code import (
     SOURCE,
     ImportPlan,
+    default_root,
     find_transcripts,
     read_transcripts,
     transcript_bytes,
@@ -63,6 +64,9 @@ def command(
     being written waits for the next import.
     """
     files = find_transcripts(path, place.env)
+    if not files and not place.as_json:
+        say(f"nothing to import: there is no transcript in {path or default_root(place.env)}")
+        return 0
     if is_disabled(place.env):
         raise UsageError(f"cannot import {SOURCE_TEXT}: TALLYMARK_DISABLED is set")
     try:
