@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import running
+from tests.speed import Times, quick
 
 EVENTS = 20_000
+RECORDING_SECONDS_MAX = 50e-6
+EXIT_SECONDS_MAX = 0.5
 
 PROGRAM = """
 import sys, time
@@ -31,7 +34,7 @@ for number in range(int(sys.argv[2])):
     client.emit(Usage(agent_name="coding", input_tokens=1, output_tokens=number))
     took.append(time.perf_counter() - begun)
 took.sort()
-print(took[int(len(took) * 0.99)] * 1e6, time.time(), flush=True)
+print(took[int(len(took) * 0.99)], time.time(), flush=True)
 """
 
 
@@ -88,18 +91,22 @@ def test_recording_never_raises_waits_or_loses_count(
     situation: Callable[[Path], contextmanager[Path]],  # type: ignore[valid-type]
 ) -> None:
     with situation(tmp_path) as path:  # type: ignore[attr-defined]
-        found = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(path), str(EVENTS)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        ended = time.time()
+        quick({"p99": RECORDING_SECONDS_MAX, "end": EXIT_SECONDS_MAX}, lambda: emit_in_vain(path))
+
+
+def emit_in_vain(path: Path) -> tuple[Times, None]:
+    """Twice the queue to nobody: nothing raised, and everything counted."""
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(path), str(EVENTS)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    ended = time.time()
     assert found.returncode == 0, found.stderr
-    p99_us, last_emit = map(float, found.stdout.split())
-    assert p99_us <= 50
-    assert ended - last_emit <= 0.5
-    lines = found.stderr.strip().splitlines()
+    p99, last_emit = map(float, found.stdout.split())
     assert "Traceback" not in found.stderr
-    assert re.match(rf"{EVENTS} events were not delivered", lines[-1]), found.stderr
-    assert str(path) in lines[-1]
+    last_line = found.stderr.strip().splitlines()[-1]
+    assert re.match(rf"{EVENTS} events were not delivered", last_line), found.stderr
+    assert str(path) in last_line
+    return {"p99": p99, "end": ended - last_emit}, None

@@ -16,6 +16,7 @@ from tallymark import Client
 from tallymark.errors import ConnectError, DeliveryError, FlushTimeout, SettingError, UsageError
 from tallymark.events import RunEnd, Usage
 from tests.fake_daemon import FakeDaemon, until
+from tests.speed import Times, quick
 from tests.unit.test_questions import STATE
 
 FLUSH_SECONDS = 10.0
@@ -185,15 +186,17 @@ def test_a_client_that_is_dropped_delivers_and_ends(daemon: FakeDaemon) -> None:
 
 
 def test_recording_to_nobody_is_quick(tmp_path: Path) -> None:
-    client = Client("p", socket=tmp_path / "none.sock")
-    times = []
-    for _ in range(20_000):
+    def attempt() -> tuple[Times, None]:
+        client = Client("p", socket=tmp_path / "none.sock")
+        times = []
+        for _ in range(20_000):
+            began = time.perf_counter()
+            client.emit(Usage(input_tokens=5))
+            times.append(time.perf_counter() - began)
+        times.sort()
         began = time.perf_counter()
-        client.emit(Usage(input_tokens=5))
-        times.append(time.perf_counter() - began)
-    times.sort()
-    # Generous: what is asserted is that nothing waits.
-    assert times[int(len(times) * 0.99)] < 0.001
-    began = time.perf_counter()
-    client.close()
-    assert time.perf_counter() - began < 0.5
+        client.close()
+        took = time.perf_counter() - began
+        return {"p99": times[int(len(times) * 0.99)], "close": took}, None
+
+    quick({"p99": 0.001, "close": 0.5}, attempt)

@@ -16,6 +16,7 @@ import pytest
 
 from tests import fake_daemon
 from tests.fake_daemon import FakeDaemon
+from tests.speed import Times, quick
 
 EXIT_SECONDS_MAX = 0.5
 PROGRAM_SECONDS = 30
@@ -134,19 +135,21 @@ print(time.monotonic(), flush=True)
 
 def check_in_vain(path: Path) -> str:
     """Twice the queue to nobody: quick, quick to end, and counted. Gives the cause."""
-    done = run(path, EMIT_TWICE_THE_QUEUE, exit_timeout_seconds=0.2)
-    ended = time.monotonic()
-    p99, began = (float(line) for line in done.stdout.split())
-    assert p99 < 0.001
-    assert ended - began < EXIT_SECONDS_MAX
-    lines = done.stderr.splitlines()
     head = (
         "20000 events were not delivered: 10000 still unacknowledged, "
         "10000 dropped because the queue was full"
     )
-    assert lines[-1].startswith(head), done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[-1].removeprefix(head)
+
+    def attempt() -> tuple[Times, str]:
+        done = run(path, EMIT_TWICE_THE_QUEUE, exit_timeout_seconds=0.2)
+        ended = time.monotonic()
+        p99, began = (float(line) for line in done.stdout.split())
+        lines = done.stderr.splitlines()
+        assert lines[-1].startswith(head), done.stderr
+        assert "Traceback" not in done.stderr
+        return {"p99": p99, "end": ended - began}, lines[-1].removeprefix(head)
+
+    return quick({"p99": 0.001, "end": EXIT_SECONDS_MAX}, attempt)
 
 
 def test_in_vain_without_a_socket(tmp_path: Path) -> None:
