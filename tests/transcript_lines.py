@@ -18,7 +18,7 @@ BROKEN: tuple[tuple[str, bytes], ...] = (
     ("not JSON", b"\x00\x00\x00\x00"),
     ("not JSON", b'{"type":"\xff\xfe"}'),
     ("JSON, but not a transcript line", b"[1, 2, 3]"),
-    ("nested too deeply", b'{"type":"user","message":' + b"[" * 1500 + b"]" * 1500 + b"}"),
+    ("nested too deeply", b'{"type":"user","message":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ("unknown kind of line: hologram", b'{"type":"hologram","message":{"usage":7}}'),
     ("unknown kind of line: (none)", b'{"kind":"user"}'),
     ("unknown kind of line: (none)", b'{"type":{"type":"assistant"}}'),

@@ -69,7 +69,7 @@ def test_every_value_of_json_is_kept() -> None:
         (b'"text"', 0, "malformed", "object"),
         (b'{"a":"\xff"}', 0, "malformed", "no JSON"),
         (b'{"a":"\\ud800"}', 0, "malformed", ""),
-        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", 0, "malformed", ""),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0, "malformed", ""),
         (b'{"a":' + b"9" * 40 + b"}", 0, "malformed", ""),
         (b'{"event_id":7}', 0, "invalid_field", "event_id"),
         (b'{"project":7}', 0, "invalid_field", "project"),
