@@ -168,6 +168,7 @@ def kill_everywhere(root: Path, source: Path, step: int) -> Tries:
     return tries
 
 
+@pytest.mark.timeout(600)
 def test_some_kills_lose_and_double_nothing(tmp_path: Path, synthetic_transcripts: Path) -> None:
     tries = kill_everywhere(tmp_path, synthetic_transcripts, QUICK_STEP)
     assert tries.kills >= len(KINDS)
