@@ -6,13 +6,13 @@ At the end what they sent, what is stored and what was lost stand side by side.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +32,7 @@ Sent = tuple[str, int, int, int]
 """Agent, runs, tokens, and events that were dropped on the way."""
 
 
-def work(agent: str, socket: Path, runs: int, results: SimpleQueue[Sent]) -> None:
+def work(agent: str, socket: Path, runs: int) -> None:
     """One agent process: many short runs, each with its tokens."""
     dice = random.Random(agent)
     tokens = 0
@@ -45,14 +45,21 @@ def work(agent: str, socket: Path, runs: int, results: SimpleQueue[Sent]) -> Non
                 time.sleep(dice.uniform(0.0, 0.02))
         client.flush(FLUSH_SECONDS_MAX)
         dropped = sum(client.stats().dropped.values())
-    results.put((agent, runs, tokens, dropped))
+    print(json.dumps([agent, runs, tokens, dropped]))
 
 
 def main() -> int:
     """Exit 0 when everything that was sent is stored, once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=RUNS, help="runs of each agent")
-    runs = parser.parse_args().runs
+    # How this program starts its agents.
+    parser.add_argument("--agent", help=argparse.SUPPRESS)
+    parser.add_argument("--socket", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    runs: int = args.runs
+    if args.agent:
+        work(args.agent, args.socket, runs)
+        return 0
     console = Console(stderr=True)
     root = Path(tempfile.mkdtemp(prefix="tallymark-demo-"))
     daemon = Daemon(root / "state")
@@ -72,13 +79,14 @@ def main() -> int:
 
 def run_agents(daemon: Daemon, runs: int, console: Console) -> list[Sent]:
     """Let the agents work, and kill the daemon between."""
-    context = multiprocessing.get_context("spawn")
-    results: SimpleQueue[Sent] = context.SimpleQueue()
     agents = [
-        context.Process(target=work, args=(agent, daemon.socket, runs, results)) for agent in AGENTS
-    ]
-    for process in agents:
-        process.start()
+        subprocess.Popen(
+            [sys.executable, __file__, "--runs", str(runs), "--agent", agent,
+             "--socket", str(daemon.socket)],
+            stdout=subprocess.PIPE,
+        )
+        for agent in AGENTS
+    ]  # fmt: skip
     for number in range(1, KILLS + 1):
         stored = wait_until_stored(daemon, len(AGENTS) * runs * number // (KILLS + 1))
         daemon.kill()
@@ -86,9 +94,9 @@ def run_agents(daemon: Daemon, runs: int, console: Console) -> list[Sent]:
         time.sleep(DOWN_SECONDS)
         daemon.start()
         console.print("… and started it again")
-    for process in agents:
-        process.join()
-    return sorted(results.get() for process in agents if process.exitcode == 0)
+    told = [process.communicate()[0] for process in agents]
+    done = [told[n] for n, process in enumerate(agents) if process.returncode == 0]
+    return sorted(tuple(json.loads(line)) for line in done)
 
 
 def wait_until_stored(daemon: Daemon, count: int) -> int:

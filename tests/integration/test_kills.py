@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import subprocess
 import sys
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event as Flag
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,99 +17,87 @@ from tallymark.record import Kind
 from tallymark.state import EVENTS_MAX
 from tallymarkd.core.entry import decode_entry, decode_events
 from tallymarkd.storage.survey import survey
-from tests.daemon import Daemon, running, wait_for
+from tests import agent_process
+from tests.daemon import DEADLINE_SECONDS, Daemon, running, wait_for
 
 AGENTS = 8
 RUNS = 500
 KILL_SHARES = (0.25, 0.5, 0.75)
-FLUSH_SECONDS = 90.0
 RUNS_AHEAD_MAX = 40
 """Runs that an agent may have on their way, so that kills fall between acknowledgements."""
 
-Told = tuple[str, list[str], int]
-"""Agent, ids of its runs in the order in which they ended, its tokens."""
 
+class Agent:
+    """One agent process, and what it has told."""
 
-def work(
-    name: str,
-    socket: Path,
-    acknowledged: SimpleQueue[tuple[str, list[str]]],
-    told: SimpleQueue[Told],
-    over: Flag,
-) -> None:
-    """One agent process; it tells the runs that it knows to be durable."""
-    ids: list[str] = []
-    tokens = 0
-    with Client("p", socket=socket, batch_events_max=8, ack_timeout_seconds=5.0) as client:
-        for number in range(RUNS):
-            with client.track_agent(name, announce=False) as run:
-                run.add_tokens(input_tokens=number, output_tokens=1)
-                run.add_artifact(f"commit:{number}")
-            ids.append(run.run_id)
-            tokens += number + 1
-            if len(ids) % RUNS_AHEAD_MAX == 0:
-                client.flush(FLUSH_SECONDS)
-                acknowledged.put((name, ids[-RUNS_AHEAD_MAX:]))
-        client.flush(FLUSH_SECONDS)
-        assert not client.stats().dropped
-    told.put((name, ids, tokens))
-    over.wait(FLUSH_SECONDS)
+    def __init__(self, name: str, socket: Path) -> None:
+        self.name = name
+        self.durable: list[str] = []
+        self.tokens = -1
+        self._process = subprocess.Popen(
+            [sys.executable, str(agent_process.PATH), name, str(socket), str(RUNS),
+             str(RUNS_AHEAD_MAX)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            self.durable += told.get("durable", [])
+            self.tokens = told.get("tokens", self.tokens)
+
+    def alive(self) -> bool:
+        """Whether it goes on; fails when it ended in error."""
+        code = self._process.poll()
+        assert code in (None, 0), f"{self.name} ended with {code}"
+        return code is None
+
+    def end(self) -> None:
+        """It is gone after this."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(DEADLINE_SECONDS)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 class Crowd:
-    """The agents, and what they have told so far."""
+    """All agents."""
 
     def __init__(self, socket: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._acknowledged: SimpleQueue[tuple[str, list[str]]] = context.SimpleQueue()
-        self._told: SimpleQueue[Told] = context.SimpleQueue()
-        self._over = context.Event()
-        self.durable: dict[str, list[str]] = {}
-        self.processes = [
-            context.Process(
-                target=work,
-                args=(f"agent-{n}", socket, self._acknowledged, self._told, self._over),
-            )
-            for n in range(AGENTS)
-        ]
+        self.agents = [Agent(f"agent-{number}", socket) for number in range(AGENTS)]
 
-    def start(self) -> None:
-        for process in self.processes:
-            process.start()
+    def durable(self) -> dict[str, list[str]]:
+        """The runs that each agent knows to be durable by now."""
+        return {agent.name: list(agent.durable) for agent in self.agents}
 
     def look(self) -> int:
-        """How many runs the agents know to be durable."""
-        while not self._acknowledged.empty():
-            name, ids = self._acknowledged.get()
-            self.durable.setdefault(name, []).extend(ids)
-        dead = [p.exitcode for p in self.processes if p.exitcode]
-        assert not dead, f"agents ended with {dead}"
-        return sum(map(len, self.durable.values()))
+        """How many runs are known to be durable."""
+        for agent in self.agents:
+            agent.alive()
+        return sum(len(ids) for ids in self.durable().values())
 
     def results(self) -> dict[str, tuple[list[str], int]]:
-        found = {name: (ids, tokens) for name, ids, tokens in
-                 (self._told.get() for _ in self.processes)}  # fmt: skip
-        self._over.set()
-        for process in self.processes:
-            process.join(FLUSH_SECONDS)
-            assert process.exitcode == 0
-        return found
+        """Wait for all to end; each one's runs and tokens."""
+        wait_for("the agents' end", lambda: not any(a.alive() for a in self.agents), 120)
+        wait_for("their last words", lambda: all(a.tokens >= 0 for a in self.agents))
+        return {agent.name: (agent.durable, agent.tokens) for agent in self.agents}
 
     def end(self) -> None:
-        for process in self.processes:
-            if process.is_alive():
-                process.kill()
-                process.join()
+        """They are gone after this."""
+        for agent in self.agents:
+            agent.end()
 
 
 @pytest.mark.timeout(300)
 def test_kills_under_eight_agents_lose_and_double_nothing(tmp_path: Path) -> None:
-    if sys.platform != "linux":
-        pytest.skip("not on this platform: spawn is too slow a start elsewhere")
     with running(tmp_path / "state", "--save-interval-seconds", "0.2") as daemon:
         crowd = Crowd(daemon.socket)
         try:
-            crowd.start()
             for share in KILL_SHARES:
                 kill_when_durable(daemon, crowd, round(share * AGENTS * RUNS))
             results = crowd.results()
@@ -139,7 +127,7 @@ def test_kills_under_eight_agents_lose_and_double_nothing(tmp_path: Path) -> Non
 def kill_when_durable(daemon: Daemon, crowd: Crowd, count: int) -> None:
     """SIGKILL once so many runs are known to be durable; they must be there after."""
     wait_for(f"{count} durable runs", lambda: crowd.look() >= count)
-    known = {name: list(ids) for name, ids in crowd.durable.items()}
+    known = {name: ids for name, ids in crowd.durable().items() if ids}
     daemon.kill()
     daemon.start()
     with Client("p", socket=daemon.socket) as client:

@@ -31,11 +31,9 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> Mounts:
 
 
 def test_the_real_file_system_of_the_tests_is_looked_at(tmp_path: Path) -> None:
-    mounted = [part.mountpoint for part in psutil.disk_partitions(all=True)]
+    assert psutil.disk_partitions(all=True)
 
     refuse_unsafe(tmp_path)
-
-    assert "/" in mounted
 
 
 @pytest.mark.parametrize("fstype", sorted(NETWORK_TYPES))

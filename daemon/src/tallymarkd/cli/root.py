@@ -99,6 +99,7 @@ def run(args: Sequence[str]) -> int:
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except BrokenPipeError:
+        _write_to_nobody()
         return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
@@ -122,6 +123,16 @@ def _run(args: list[str]) -> int:
     with root.make_context("tallymark", args) as ctx:
         result = root.invoke(ctx)
     return result if isinstance(result, int) else 0
+
+
+def _write_to_nobody() -> None:
+    """The interpreter flushes stdout once more at its end, and must not fail again.
+
+    What is left fits into the pipe, from which nobody reads either.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        _, nowhere = os.pipe()
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _fail(text: str, code: int) -> int:
