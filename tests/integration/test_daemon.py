@@ -11,12 +11,16 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tallymark import Client
 from tallymark.events import RunEnd, Usage
+from tallymark.protocol.connection import ClientConnection
+from tallymark.protocol.outbox import Outbox
 from tests.daemon import Daemon, running, tallymark, wait_for
 from tests.speed import Times, quick
 
@@ -80,7 +84,7 @@ def test_events_survive_sigkill_right_after_the_acknowledgement(daemon: Daemon) 
     assert daemon.ledger["stored"] == 2
 
 
-def test_a_drain_acknowledges_what_has_arrived_and_says_goodbye(daemon: Daemon) -> None:
+def test_a_drain_keeps_what_has_arrived_and_takes_its_socket_away(daemon: Daemon) -> None:
     with Client("p", socket=daemon.socket) as client:
         for _ in range(500):
             client.emit(Usage(agent_name="coding", input_tokens=1))
@@ -91,6 +95,25 @@ def test_a_drain_acknowledges_what_has_arrived_and_says_goodbye(daemon: Daemon) 
     assert not daemon.socket.exists()
     daemon.start()
     assert daemon.ledger["stored"] == 500
+
+
+def test_a_conversation_ends_with_its_acknowledgement_and_a_goodbye(daemon: Daemon) -> None:
+    talk, outbox = ClientConnection(), Outbox()
+    event = msgspec.msgpack.encode([Usage(agent_name="coding", input_tokens=1)])
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(30)
+        sock.connect(str(daemon.socket))
+        sock.sendall(talk.start(producer=str(uuid.uuid4()), project="p"))
+        while talk.welcome is None:
+            talk.receive(sock.recv(65536))
+        sock.sendall(outbox.freeze(event, 1).frame)
+        while "Ack" not in said:
+            said += [type(message).__name__ for message in talk.receive(sock.recv(65536))]
+        daemon.signal(signal.SIGTERM)
+        while data := sock.recv(65536):
+            said += [type(message).__name__ for message in talk.receive(data)]
+    assert said == ["Ack", "Goodbye"]
 
 
 def test_files_are_private(daemon: Daemon) -> None:

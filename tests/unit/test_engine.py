@@ -432,11 +432,11 @@ def test_goodbye_with_something_in_flight_or_nothing_at_all_retires_nothing(
 def test_at_the_limit_of_projects_a_new_one_comes_later(make_bench: MakeBench) -> None:
     bench = make_bench(projects_max=1)
     alice = bench.join(ALICE)
-    assert not bench.engine.projects_full
+    assert bench.engine.room_for("other")
     alice.publish(1, run_end(1))
     bench.settle()
 
-    assert bench.engine.projects_full
+    assert not bench.engine.room_for("other")
     with pytest.raises(TransientError) as caught:
         bench.join(BOB, "other")
 

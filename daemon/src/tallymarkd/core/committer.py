@@ -77,7 +77,6 @@ class CommitStats:
 
     commits: int = 0
     events: int = 0
-    last_progress: float = 0.0
     fsync_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=FSYNC_SAMPLES_MAX))
 
 

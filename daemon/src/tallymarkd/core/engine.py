@@ -111,11 +111,6 @@ class Engine:
         """Have ``link.settled(0)`` called once the engine is not overloaded any more."""
         self._waiting.add(link)
 
-    @property
-    def projects_full(self) -> bool:
-        """Whether there is no room for another project."""
-        return not self._producers.room_for("")
-
     def room_for(self, project: str) -> bool:
         """Whether events of this project can be taken."""
         return self._producers.room_for(project)
