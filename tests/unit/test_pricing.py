@@ -13,6 +13,7 @@ import genai_prices
 import pytest
 from genai_prices.data import providers
 
+from tallymark.events import RunEnd, Usage
 from tallymarkd.core import pricing
 from tallymarkd.core.entry import Cost
 from tallymarkd.core.pricing import Pricer
@@ -332,3 +333,21 @@ print("ok")
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
+def test_an_event_costs_what_its_figures_cost(pricer: Pricer) -> None:
+    """A run's tokens are those of many prompts: none of them need have been long."""
+    figures: Any = {"input_tokens": 900_000, "output_tokens": 5, "cache_read_tokens": 7}
+    model = "claude-sonnet-4-5"
+    usage = Usage(model_used=model, cache_write_tokens=3, **figures)
+    run = RunEnd(agent_name="a", model_used=model, cache_write_tokens=3, **figures)
+
+    one = pricer.price(model, cache_write_tokens=3, **figures)
+    many = pricer.price(model, cache_write_tokens=3, one_response=False, **figures)
+
+    assert one is not None
+    assert many is not None
+    assert one.nanos > many.nanos
+    assert pricer.price_event(usage) == one
+    assert pricer.price_event(run) == many
+    assert pricer.price_event(Usage(input_tokens=5)) is None

@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 
 from tallymark.errors import StorageError
-from tallymark.events import RunEnd, Usage
 from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
 from tallymark.paths import socket_path, state_dir
@@ -30,7 +29,6 @@ from tallymarkd.core.admission import Admission
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
 from tallymarkd.core.committer import Committer, Ticket
 from tallymarkd.core.engine import Engine, EngineSettings
-from tallymarkd.core.entry import Cost
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.overview import overview
 from tallymarkd.core.pricing import Pricer
@@ -214,7 +212,7 @@ class _Daemon:
         self._engine = Engine(
             books,
             keys,
-            Admission(keys, self._price, lambda: str(uuid7())),
+            Admission(keys, self._pricer.price_event, lambda: str(uuid7())),
             self._committer,
             EngineSettings(
                 settings.projects_max,
@@ -264,19 +262,6 @@ class _Daemon:
         server = self._engine.books.server
         server.running_seconds = self._running_before + time.monotonic() - self._began
         self._checkpointer.note()
-
-    def _price(self, event: Usage | RunEnd) -> Cost | None:
-        if not event.model_used:
-            return None
-        return self._pricer.price(
-            event.model_used,
-            input_tokens=event.input_tokens,
-            output_tokens=event.output_tokens,
-            cache_read_tokens=event.cache_read_tokens,
-            cache_write_tokens=event.cache_write_tokens,
-            at=event.at,
-            one_response=isinstance(event, Usage),
-        )
 
     def _run_job(
         self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]

@@ -56,14 +56,7 @@ class Costs:
 
     def add(self, event: Usage) -> None:
         """Price one usage."""
-        price = self.pricer.price(
-            event.model_used,
-            input_tokens=event.input_tokens,
-            output_tokens=event.output_tokens,
-            cache_read_tokens=event.cache_read_tokens,
-            cache_write_tokens=event.cache_write_tokens,
-            at=event.at,
-        )
+        price = self.pricer.price_event(event)
         for cost in (
             self.total,
             self.sessions.setdefault(event.session_id, Cost()),

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+from tallymark.events import RunEnd, Usage
 from tallymarkd.core.entry import Cost
 
 if TYPE_CHECKING:
@@ -146,6 +147,18 @@ class Pricer:
             log.exception("cannot price %r", model)
             return None
         return None if nanos is None else Cost(nanos, self._table.source)
+
+    def price_event(self, event: Usage | RunEnd) -> Cost | None:
+        """The cost of a usage, or of all a run's responses together; None if unknown."""
+        return self.price(
+            event.model_used,
+            input_tokens=event.input_tokens,
+            output_tokens=event.output_tokens,
+            cache_read_tokens=event.cache_read_tokens,
+            cache_write_tokens=event.cache_write_tokens,
+            at=event.at,
+            one_response=isinstance(event, Usage),
+        )
 
     def _info(self, model: str, table: _Table) -> ModelInfo | None:
         known = self._known
