@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH PIP_PREFIX PIP_TARGET PIP_USER
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-all lint types bench setup clean
+.PHONY: help run demo test test-all torture lint types bench setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -39,6 +39,9 @@ test: $(STAMP) ## the tests, less the slow ones
 
 test-all: $(STAMP) ## all tests
 	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+torture: $(STAMP) ## break everything, count what is lost and doubled (root; long)
+	@$(BIN)/python -m tests.fault.torture $(ARGS)
 
 lint: $(STAMP) ## style and likely mistakes
 	@$(BIN)/ruff check --quiet $(ARGS) .

@@ -1,0 +1,55 @@
+"""``make torture``: every ordeal in turn, one line each: what, tried, lost, doubled.
+
+``python -m tests.fault.torture [NAME …]`` runs those whose name contains one of
+the words. Exits 1 when anything was lost, doubled or wrong, or nothing was tried.
+Some ordeals mount file systems: they need root.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.fault.outcome import Ordeal, Outcome
+
+ORDEALS: Mapping[str, Ordeal] = {}
+
+
+def endure(name: str, ordeal: Ordeal) -> Outcome:
+    """One ordeal in a directory of its own; what it raises is a failure of it."""
+    with tempfile.TemporaryDirectory(prefix="tallymark-torture-") as directory:
+        try:
+            return ordeal(Path(directory))
+        # Told in its line, and the others still have their turn.
+        except Exception:
+            traceback.print_exc()
+            return Outcome(name, 1, wrong=1, notes=("it raised: the traceback is above",))
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the ordeals; 0 when all passed."""
+    chosen = {
+        name: ordeal
+        for name, ordeal in ORDEALS.items()
+        if not words or any(word in name for word in words)
+    }
+    if not chosen:
+        print(f"no ordeal is named so; there are: {', '.join(ORDEALS)}", file=sys.stderr)
+        return 2
+    failed = 0
+    for name, ordeal in chosen.items():
+        begun = time.monotonic()
+        outcome = endure(name, ordeal)
+        failed += not outcome.passed
+        print("\n".join(outcome.lines()), flush=True)
+        print(f"        {name}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"{len(chosen) - failed} of {len(chosen)} passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
