@@ -24,8 +24,7 @@ def endure(name: str, ordeal: Ordeal) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="tallymark-torture-") as directory:
         try:
             return ordeal(Path(directory))
-        # Told in its line, and the others still have their turn.
-        except Exception:
+        except Exception:  # noqa: BLE001 - told in its line; the others have their turn
             traceback.print_exc()
             return Outcome(name, 1, wrong=1, notes=("it raised: the traceback is above",))
 
