@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -90,6 +91,69 @@ def test_keys_and_their_reach_come_together_or_not_at_all(path: Path) -> None:
     again.add([(2, 20)], 30)
     assert again.through_lsn == 30
     again.close()
+
+
+def test_alone_it_does_without_the_file_that_connections_share(path: Path) -> None:
+    first = KeyIndex.open(path)
+    first.add([(5, 10)], 15)
+    first.close()
+
+    index = KeyIndex.open(path, alone=True)
+
+    assert index.known([5, 6]) == {5}
+    index.add([(6, 16)], 16)
+    assert index.known([5, 6]) == {5, 6}
+    assert not path.with_name("index.sqlite-shm").exists()
+    index.close()
+    again = KeyIndex.open(path)
+    assert (again.known([5, 6]), again.through_lsn, again.alone) == ({5, 6}, 16, False)
+    again.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE])
+def test_a_full_disk_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def no_room(_: sqlite3.Connection) -> bool:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = code
+        raise error
+
+    KeyIndex.open(path).close()
+    monkeypatch.setattr(module, "_sound", no_room)
+    with pytest.raises(module.IndexFullError, match="the disk is full"):
+        KeyIndex.open(path)
+
+
+class FullAtCommit:
+    """A connection of which one COMMIT finds no room, as on a full disk."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._full = True
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "COMMIT" and self._full:
+            self._full = False
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._db.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+def test_a_commit_that_finds_no_room_can_be_tried_again(path: Path) -> None:
+    index = KeyIndex.open(path)
+    index._db = cast("sqlite3.Connection", FullAtCommit(index._db))
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        index.add([(1, 10)], 15)
+
+    assert (index.known([1]), index.through_lsn) == (set(), 0)
+    other = KeyIndex.open(path)
+    other.add([(2, 16)], 16)
+    other.close()
+    index.add([(1, 10)], 17)
+    assert (index.known([1, 2]), index.through_lsn) == ({1, 2}, 17)
+    index.close()
 
 
 def test_a_file_that_is_no_database_is_damaged(path: Path) -> None:

@@ -27,6 +27,7 @@ from tallymarkd.core.keys import key_hash
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.core.restore import RecoveryReport, Restored, restore
+from tallymarkd.storage.index import IndexFullError, KeyIndex
 from tallymarkd.storage.journal import JournalSettings
 from tallymarkd.storage.sealed import seal
 from tallymarkd.storage.segment import decode_header, encode_header
@@ -559,6 +560,53 @@ def test_an_index_that_is_behind_is_brought_up(root: Path) -> None:
     (root / "index.sqlite").write_bytes(old)
 
     assert "spotter:new-key" in known_after(again(root))
+
+
+def test_keys_that_the_index_has_no_room_for_are_known_and_written_later(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a_history(root, generations=1).crash()
+
+    def no_room(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(KeyIndex, "add", no_room)
+        core = again(root)
+    assert "cannot write the index: database or disk is full" in caplog.text
+    assert {"spotter:key-1", "other:key-4", "spotter:same-key"} <= known_after(core)
+    core.save()
+    core.stop()
+
+    saved = KeyIndex.open(root / "index.sqlite")
+    assert saved.through_lsn > 0
+    assert saved.known([key_hash("spotter", "key-1"), key_hash("other", "key-4")])
+    saved.close()
+
+
+def test_an_index_that_finds_no_room_to_be_shared_is_used_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = a_history(root, generations=1)
+    core.save()
+    known = known_after(core)
+    core.stop()
+    whole = KeyIndex.open
+
+    def full(path: Path, *, alone: bool = False) -> KeyIndex:
+        if not alone:
+            raise IndexFullError("cannot open it: the disk is full")
+        return whole(path, alone=True)
+
+    monkeypatch.setattr(KeyIndex, "open", full)
+    core = again(root)
+
+    assert not core.report.index_rebuilt
+    assert known_after(core) == known
+    core.put(usage("new-key"))
+    core.save()
+    assert known_after(core) == known | {"spotter:new-key"}
+    core.stop()
 
 
 # The journal.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from tallymarkd.core.books import Books, ServerState
 from tallymarkd.core.keys import Keys, unpack_keys
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.loading import StateFiles, load_state_files
-from tallymarkd.storage.index import KeyIndex
+from tallymarkd.storage.index import IndexFullError, KeyIndex
 from tallymarkd.storage.journal import Journal, JournalSettings
 from tallymarkd.storage.recovery import open_journal
 from tallymarkd.storage.survey import Damage, Survey, refuse_newer, survey
@@ -123,6 +124,8 @@ class _Restore:
         path = self._layout.index
         try:
             return KeyIndex.open(path)
+        except IndexFullError:
+            return KeyIndex.open(path, alone=True)
         except DamagedError as error:
             log.warning("cannot use the index: %s; rebuilding it from the journal", error)
             self._report.index_rebuilt = True
@@ -172,10 +175,22 @@ class _Restore:
                 if record.last_lsn > index.through_lsn:
                     keys.extend((key, record.lsn) for key in unpack_keys(entry.keys))
             last = max(last, record.last_lsn)
-        if last > index.through_lsn:
-            index.add(keys, last)
         report.new_losses = len(books.server.ledger.losses) - losses
-        return Keys(index, KeyIndex.open(self._layout.index))
+        return self._remember(index, keys, last)
+
+    def _remember(self, index: KeyIndex, keys: list[tuple[int, int]], through_lsn: int) -> Keys:
+        """Put keys into the index. On a full disk they stay in memory until there is room:
+        a save of the daemon writes them, and another start finds them in the journal."""
+        writer = index if index.alone else KeyIndex.open(self._layout.index)
+        found = Keys(index, writer)
+        if through_lsn > index.through_lsn:
+            try:
+                index.add(keys, through_lsn)
+            except sqlite3.Error as error:
+                log.warning("cannot write the index: %s; trying again later", error)
+                for key, lsn in keys:
+                    found.settle([key], lsn)
+        return found
 
     def _tell(self, found: Survey, books: Books, begun: float) -> None:
         """Step 7: the report goes to the log and into the state directory."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.errors import DamagedError, NewerFormatError, StorageError
 from tallymark.fs import FileSystem
 
 FORMAT = 1
@@ -26,26 +27,43 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""A full disk, under the database and under the file that its connections share."""
+
+
+class IndexFullError(StorageError):
+    """The disk has no room for the index to be opened; nothing is wrong with it."""
+
+
 class KeyIndex:
-    """Keys with the LSN that brought them. Not thread-safe.
+    """Keys with the LSN that brought them. One thread at a time is let in.
 
     ``open`` raises ``DamagedError`` for a file that is no index of this format;
     the caller deletes it, with ``remove``, and rebuilds. What SQLite meets later
     comes as ``sqlite3.Error``.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, alone: bool = False) -> None:
         self._db = connection
+        self._lock = threading.Lock()
+        self.alone = alone
+        """Whether no other connection can be had."""
         self.through_lsn = self._meta("through_lsn")
 
     @classmethod
-    def open(cls, path: Path) -> KeyIndex:
-        """Open or create the index. Raises ``DamagedError``, ``NewerFormatError``."""
+    def open(cls, path: Path, *, alone: bool = False) -> KeyIndex:
+        """Open or create the index.
+
+        Raises ``DamagedError``, ``NewerFormatError``, and ``IndexFullError`` where
+        there is no room for the file that connections share; ``alone`` does without it.
+        """
         try:
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise DamagedError(f"cannot use {path} as an index: {error}") from error
         try:
+            if alone:  # said before anything is read, or the shared file is asked for
+                db.execute("PRAGMA locking_mode = EXCLUSIVE")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > FORMAT:
                 raise NewerFormatError(
@@ -59,10 +77,12 @@ class KeyIndex:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             elif version != FORMAT or not _sound(db):
                 raise DamagedError(f"cannot use {path} as an index: it has another format")
-            return cls(db)
+            return cls(db, alone=alone)
         # A damaged cell may hold a text where a number belongs.
         except (sqlite3.Error, TypeError, ValueError) as error:
             db.close()
+            if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
+                raise IndexFullError(f"cannot open {path}: the disk is full") from error
             raise DamagedError(f"cannot use {path} as an index: {error}") from error
         except BaseException:
             db.close()
@@ -84,11 +104,12 @@ class KeyIndex:
     def known(self, keys: Sequence[int]) -> set[int]:
         """Those of ``keys`` that stand in the index."""
         found: set[int] = set()
-        for at in range(0, len(keys), QUERY_KEYS_MAX):
-            part = keys[at : at + QUERY_KEYS_MAX]
-            marks = ",".join("?" * len(part))
-            rows = self._db.execute(f"SELECT key FROM keys WHERE key IN ({marks})", part)  # noqa: S608 - only question marks
-            found.update(row[0] for row in rows)
+        with self._lock:
+            for at in range(0, len(keys), QUERY_KEYS_MAX):
+                part = keys[at : at + QUERY_KEYS_MAX]
+                marks = ",".join("?" * len(part))
+                rows = self._db.execute(f"SELECT key FROM keys WHERE key IN ({marks})", part)  # noqa: S608 - only question marks
+                found.update(row[0] for row in rows)
         return found
 
     def add(self, keys: Iterable[tuple[int, int]], through_lsn: int) -> None:
@@ -107,13 +128,16 @@ class KeyIndex:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # On a full disk it is the commit that fails, and SQLite may have rolled back.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         """Close the file."""
