@@ -72,7 +72,7 @@ def run(settings: Settings, fs: FileSystem | None = None) -> int:
     gc.set_threshold(GC_THRESHOLD)
     os.umask(PRIVATE_UMASK)
     fs = fs or OsFileSystem()
-    with _state_dir(fs, settings.state_dir):
+    with locked_state_dir(fs, settings.state_dir):
         # Before recovery, so that who connects meanwhile waits and is not refused.
         listener = listen(fs, settings.socket)
         try:
@@ -88,8 +88,11 @@ def run(settings: Settings, fs: FileSystem | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
-    """The directory, checked and locked. The lock is never unlinked."""
+def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
+    """Hold the directory, checked and locked; the lock is never unlinked.
+
+    Raises ``StorageError`` when another process holds it, or when it will not do.
+    """
     try:
         fs.mkdir(root)
         lock = fs.lock(Layout(root).lock)
@@ -322,4 +325,4 @@ def _die_loudly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
     os._exit(EXIT_SOFTWARE)
 
 
-__all__ = ["run"]
+__all__ = ["locked_state_dir", "run"]
