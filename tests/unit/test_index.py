@@ -156,6 +156,13 @@ def test_a_commit_that_finds_no_room_can_be_tried_again(path: Path) -> None:
     index.close()
 
 
+def test_an_index_that_cannot_be_read_any_more_is_told(path: Path) -> None:
+    index = KeyIndex.open(path)
+    index.close()
+    with pytest.raises(module.IndexUnreadableError, match="cannot read the index of keys: "):
+        index.known([1])
+
+
 def test_a_file_that_is_no_database_is_damaged(path: Path) -> None:
     path.write_bytes(b"no database at all " * 100)
     with pytest.raises(DamagedError, match="cannot use"):

@@ -27,7 +27,7 @@ from tallymarkd._version import __version__
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
-from tallymarkd.core.committer import Committer, Ticket
+from tallymarkd.core.committer import EXIT_IO_ERROR, Committer, Ticket
 from tallymarkd.core.engine import Engine, EngineSettings
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.overview import overview
@@ -315,11 +315,18 @@ def _next_command(settings: Settings) -> str:
 
 
 def _die_loudly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An exception that nobody handles ends the process: half a daemon is worse than none."""
+    """An exception that nobody handles ends the process: half a daemon is worse than none.
+
+    A disk that fails under the index is no fault of ours: the next start rebuilds it.
+    """
     error = context.get("exception")
     if isinstance(error, ConnectionError | TimeoutError):
         log.debug("a connection broke: %s", error)
         return
+    if isinstance(error, StorageError):
+        log.critical("%s; exiting with %d", error, EXIT_IO_ERROR)
+        logging.shutdown()
+        os._exit(EXIT_IO_ERROR)
     log.critical("unexpected: %s; exiting", context.get("message"), exc_info=error)
     logging.shutdown()
     os._exit(EXIT_SOFTWARE)

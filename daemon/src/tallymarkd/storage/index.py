@@ -35,12 +35,16 @@ class IndexFullError(StorageError):
     """The disk has no room for the index to be opened; nothing is wrong with it."""
 
 
+class IndexUnreadableError(StorageError):
+    """The index cannot be read any more: nobody can tell what is a duplicate."""
+
+
 class KeyIndex:
     """Keys with the LSN that brought them. One thread at a time is let in.
 
     ``open`` raises ``DamagedError`` for a file that is no index of this format;
     the caller deletes it, with ``remove``, and rebuilds. What SQLite meets later
-    comes as ``sqlite3.Error``.
+    comes as ``sqlite3.Error`` when writing, and as ``IndexUnreadableError`` when reading.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, alone: bool = False) -> None:
@@ -102,15 +106,20 @@ class KeyIndex:
         return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
 
     def known(self, keys: Sequence[int]) -> set[int]:
-        """Those of ``keys`` that stand in the index."""
+        """Those of ``keys`` that stand in the index. Raises ``IndexUnreadableError``."""
         found: set[int] = set()
         with self._lock:
             for at in range(0, len(keys), QUERY_KEYS_MAX):
-                part = keys[at : at + QUERY_KEYS_MAX]
-                marks = ",".join("?" * len(part))
-                rows = self._db.execute(f"SELECT key FROM keys WHERE key IN ({marks})", part)  # noqa: S608 - only question marks
-                found.update(row[0] for row in rows)
+                found.update(self._query(keys[at : at + QUERY_KEYS_MAX]))
         return found
+
+    def _query(self, keys: Sequence[int]) -> list[int]:
+        marks = ",".join("?" * len(keys))
+        try:
+            rows = self._db.execute(f"SELECT key FROM keys WHERE key IN ({marks})", keys)  # noqa: S608 - only question marks
+            return [row[0] for row in rows]
+        except sqlite3.Error as error:
+            raise IndexUnreadableError(f"cannot read the index of keys: {error}") from error
 
     def add(self, keys: Iterable[tuple[int, int]], through_lsn: int) -> None:
         """Add (key, lsn) pairs: everything through ``through_lsn`` is in the index now."""
