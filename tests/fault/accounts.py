@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from tallymark.errors import DeliveryError, StorageError
@@ -58,12 +58,13 @@ def judge(
     where: str,
     *,
     whole_history: bool = True,
-) -> None:
+) -> list[Account]:
     """Hold a running daemon, to which nobody is sending, against the accounts.
 
     Its books and its journal are read each for itself. An agent's events come in
     order: so what is there must be the events 1 to n, n between ``acked`` and ``sent``.
     Without ``whole_history`` the oldest may have been retired from the journal.
+    Gives the accounts of agents that are gone: what is there now has to stay.
     """
     accounts = list(accounts)
     in_journal: dict[str, list[int]] = defaultdict(list)
@@ -88,6 +89,7 @@ def judge(
         numbers = in_journal[account.name]
         _judge_journal(account, counts[-1], numbers, findings, where, whole_history)
     _judge_health(daemon, counts, findings, where)
+    return [replace(a, sent=n, acked=n) for a, n in zip(accounts, counts, strict=True)]
 
 
 @dataclass(frozen=True)

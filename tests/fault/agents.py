@@ -102,14 +102,20 @@ class Crowd:
 
 @contextmanager
 def crowd(
-    directory: Path, socket: Path, count: int, *, ahead: int = 4, pace: float = 0.01
+    directory: Path,
+    socket: Path,
+    count: int,
+    *,
+    name: str = "agent",
+    ahead: int = 4,
+    pace: float = 0.01,
 ) -> Iterator[Crowd]:
     """So many agents, in half as many projects, sending until ``finish``."""
     agents: list[Agent] = []
     try:
         for number in range(count):
             project = f"project-{number // 2}"
-            agents.append(Agent(directory, f"agent-{number}", project, socket, ahead, pace))
+            agents.append(Agent(directory, f"{name}-{number}", project, socket, ahead, pace))
         yield Crowd(agents)
     finally:
         for agent in agents:

@@ -14,9 +14,18 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.fault import eio, enospc, lying_fsync, power_cut, races, sigkill
 from tests.fault.outcome import Ordeal, Outcome
 
-ORDEALS: Mapping[str, Ordeal] = {}
+ORDEALS: Mapping[str, Ordeal] = {
+    "sigkill-every-call": sigkill.sweep,
+    "sigkill-random": sigkill.storm,
+    "eio": eio.ordeal,
+    "lying-fsync": lying_fsync.ordeal,
+    "enospc": enospc.ordeal,
+    "power-cut": power_cut.ordeal,
+    "races": races.ordeal,
+}
 
 
 def endure(name: str, ordeal: Ordeal) -> Outcome:
