@@ -49,7 +49,7 @@ class KeyIndex:
 
     def __init__(self, connection: sqlite3.Connection, *, alone: bool = False) -> None:
         self._db = connection
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.alone = alone
         """Whether no other connection can be had."""
         self.through_lsn = self._meta("through_lsn")
