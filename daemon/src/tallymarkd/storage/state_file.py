@@ -85,7 +85,7 @@ class StateFile:
         step fails, the sync of the directory, either content may be there
         after a power cut.
         """
-        foreign = aside is not None and self._is_foreign()
+        foreign = aside is not None and (self._kept is not None or self._is_foreign())
         rotate = not foreign and self._rotation_due()
         self._rotation_whole = False
         try:
@@ -93,9 +93,10 @@ class StateFile:
             written = self._fs.stamp(self.temp_path) if aside is not None else None
             if rotate:
                 self._rotate()
-            if aside is not None and foreign and self._fs.exists(self.path):
-                self._kept = self.quarantine(self.path, aside)
-            self._known = (*self._known[:1], written)
+            if aside is not None and self._is_foreign() and self._fs.exists(self.path):
+                self._kept = self._unused(self.path.name, aside)
+                self._move(self.path, self._kept)
+            self._known = (self._fs.stamp(self.path), written)
             self._fs.replace(self.temp_path, self.path)
             self._fs.sync_dir(self.directory)
         except OSError:
@@ -105,7 +106,7 @@ class StateFile:
         self._rotation_whole = True
         self._known = (written,)
         kept, self._kept = self._kept, None
-        return Foreign(self.path, kept) if foreign else None
+        return Foreign(self.path, kept) if foreign or kept else None
 
     def _is_foreign(self) -> bool:
         """Whether somebody else has changed the main file, or taken it away."""
@@ -126,16 +127,22 @@ class StateFile:
 
         Gives the new path. Both directories are synced. Raises ``OSError``.
         """
+        kept = self._unused(path.name, into)
+        self._move(path, kept)
+        return kept
+
+    def _unused(self, name: str, into: Path) -> Path:
         self._fs.mkdir(into)
         taken = set(self._fs.names(into))
         number = 1
-        while f"{path.name}.{number}" in taken:
+        while f"{name}.{number}" in taken:
             number += 1
-        kept = into / f"{path.name}.{number}"
+        return into / f"{name}.{number}"
+
+    def _move(self, path: Path, kept: Path) -> None:
         self._fs.replace(path, kept)
-        self._fs.sync_dir(into)
+        self._fs.sync_dir(kept.parent)
         self._fs.sync_dir(path.parent)
-        return kept
 
     def _rotation_due(self) -> bool:
         """Whether there is a main file whose content no backup holds yet."""
