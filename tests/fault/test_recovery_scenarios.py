@@ -287,7 +287,9 @@ def test_the_daemon_names_what_was_lost_and_goes_on(tmp_path: Path) -> None:
 def test_a_loss_is_told_once_also_when_nothing_is_recorded_after(tmp_path: Path) -> None:
     root = tmp_path / "state"
     with running(root, "--save-interval-seconds", "3600") as daemon:
-        record(daemon, 2)
+        record(daemon, 1)
+        # The goodbye of its client, or a mark, proves that it had been durable.
+        wait_for("a proof", lambda: daemon.health().report["durable_lsn"] > 1)
         daemon.kill()
     change(segments(root)[0], lambda data: data.replace(b"<0>", b"<!>"))
     with running(root) as daemon:
