@@ -45,6 +45,13 @@ def long_history(root: Path, *, stop: bool = True) -> Core:
     return core
 
 
+def both_ends(folder: Path) -> dict[bool, Path]:
+    """A directory after a clean stop, by True, and one whose daemon died, by False."""
+    for stop in (True, False):
+        long_history(folder / str(stop), stop=stop)
+    return {stop: folder / str(stop) for stop in (True, False)}
+
+
 def segments(root: Path) -> list[Path]:
     """The segments' paths, oldest first."""
     return sorted((root / "journal").glob("*.seg"))

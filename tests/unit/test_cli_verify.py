@@ -9,18 +9,14 @@ from pathlib import Path
 import pytest
 
 from tallymark.fs import OsFileSystem
-from tests.damaged_states import CASES, Case, long_history, tree
+from tests.damaged_states import CASES, Case, both_ends, tree
 from tests.tallymark_command import Tallymark
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """A directory after a clean stop, and one whose daemon died; to be copied."""
-    found = {}
-    for stop in (True, False):
-        found[stop] = tmp_path_factory.mktemp("made") / "state"
-        long_history(found[stop], stop=stop)
-    return found
+    return both_ends(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tallymark.fs import OsFileSystem
 from tallymarkd.core.recovery_report import RecoveryReport
 from tallymarkd.core.repair import repair
 from tallymarkd.core.verify import verify
-from tests.damaged_states import CASES, Case, in_index, long_history, state_file, tree
+from tests.damaged_states import CASES, Case, both_ends, in_index, state_file, tree
 from tests.faulty_fs import FaultyFs
 from tests.state_dirs import journal_settings
 
@@ -20,11 +20,7 @@ from tests.state_dirs import journal_settings
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """A directory after a clean stop, and one whose daemon died; to be copied."""
-    found = {}
-    for stop in (True, False):
-        found[stop] = tmp_path_factory.mktemp("made") / "state"
-        long_history(found[stop], stop=stop)
-    return found
+    return both_ends(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
