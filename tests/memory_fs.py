@@ -85,18 +85,18 @@ class MemoryFs:
 
     def content(self, path: Path) -> bytes:
         """The bytes that programs see."""
-        return bytes(self._file(path).live)
+        return bytes(self.file_at(path).live)
 
     def overwrite(self, path: Path, data: bytes) -> None:
         """Change a file behind everybody's back, durably."""
-        file = self._file(path)
+        file = self.file_at(path)
         file.live, file.durable = bytearray(data), data
         file.changes.clear()
 
     def lose_pages(self, path: Path) -> None:
         """What a failed sync does: the pages still show what was written, and no
         later sync writes them."""
-        self._file(path).changes.clear()
+        self.file_at(path).changes.clear()
 
     def contents(self) -> dict[Path, bytes]:
         """Every file that programs see."""
@@ -109,10 +109,10 @@ class MemoryFs:
     # FileSystem.
 
     def open_read(self, path: Path) -> int:
-        return self._opened(self._file(path))
+        return self._opened(self.file_at(path))
 
     def open_write(self, path: Path) -> int:
-        return self._opened(self._file(path))
+        return self._opened(self.file_at(path))
 
     def create(self, path: Path) -> int:
         if self.exists(path):
@@ -161,7 +161,7 @@ class MemoryFs:
         self.name_changes = waiting
 
     def replace(self, source: Path, target: Path) -> None:
-        file = self._file(source)
+        file = self.file_at(source)
         if self._directory(target.parent).live.get(target.name) is file:
             return  # two names of one file: rename does nothing, says POSIX
         self._change({(source.parent, source.name): None, (target.parent, target.name): file})
@@ -169,7 +169,7 @@ class MemoryFs:
     def link(self, source: Path, target: Path) -> None:
         if self.exists(target):
             raise FileExistsError(errno.EEXIST, "File exists", str(target))
-        self._change({(target.parent, target.name): self._file(source)})
+        self._change({(target.parent, target.name): self.file_at(source)})
 
     def unlink(self, path: Path) -> None:
         if self.exists(path):
@@ -193,7 +193,7 @@ class MemoryFs:
     def lock(self, path: Path) -> int:
         if not self.exists(path):
             return self.create(path)
-        if self._file(path) in self._open.values():
+        if self.file_at(path) in self._open.values():
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return self.open_write(path)
 
@@ -209,7 +209,8 @@ class MemoryFs:
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "No such directory", str(path)) from None
 
-    def _file(self, path: Path) -> File:
+    def file_at(self, path: Path) -> File:
+        """The file that has this name. Raises ``FileNotFoundError``."""
         try:
             return self._directory(path.parent).live[path.name]
         except KeyError:

@@ -195,6 +195,19 @@ def test_a_skip_moves_the_mark_is_counted_and_named() -> None:
     assert ledger.losses == [
         Loss(reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30)
     ]
+    assert books.places_lost == 0
+
+
+def test_places_lost_are_counted_also_when_no_more_are_named() -> None:
+    books = new_books()
+    for number in range(1, LOSSES_MAX + 6):
+        books.record(skip_record(lsn=number, from_seq=number, seq=number, events=1))
+    assert books.places_lost == 0
+
+    books.miss(500, 600)
+
+    assert len(books.server.ledger.losses) == LOSSES_MAX
+    assert books.places_lost == 1
 
 
 def test_a_skip_may_be_the_first_that_is_heard_of_a_producer() -> None:

@@ -108,6 +108,9 @@ class Books:
         self.server = server
         self.projects = projects
         self.touched: set[str] = set()
+        self.places_lost = 0
+        """Places where something that had been taken in was missing, since this was made.
+        What clients announce as lost does not count."""
 
     def record(self, record: Record) -> Entry | None:
         """Take in one record of the journal, as replay does; gives its entry.
@@ -207,7 +210,7 @@ class Books:
         mark.seq = max(mark.seq, record.seq)
         mark.contact_seconds = self.server.running_seconds
         self.server.ledger.skipped += notice.events
-        self._note(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
+        self._name(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
                         through_seq=record.seq, events=notice.events))  # fmt: skip
 
     def _lose(self, record: Control) -> None:
@@ -263,6 +266,10 @@ class Books:
         )  # fmt: skip
 
     def _note(self, loss: Loss) -> None:
+        self.places_lost += 1
+        self._name(loss)
+
+    def _name(self, loss: Loss) -> None:
         losses = self.server.ledger.losses
         losses.append(loss)
         del losses[:-LOSSES_MAX]

@@ -159,7 +159,6 @@ class _Restore:
     ) -> Keys:
         """Step 6. Keys of what is replayed go into the index, too."""
         report = self._report
-        losses = len(books.server.ledger.losses)
         if found.segments and found.begins_after_lsn > needed_after:
             books.miss(needed_after + 1, found.begins_after_lsn)
         keys: list[tuple[int, int]] = []
@@ -174,7 +173,7 @@ class _Restore:
             last = max(last, record.last_lsn)
         if last > index.through_lsn:
             index.add(keys, last)
-        report.new_losses = len(books.server.ledger.losses) - losses
+        report.new_losses = books.places_lost
         return Keys(index, KeyIndex.open(self._layout.index))
 
     def _tell(self, found: Survey, books: Books, begun: float) -> None:
