@@ -19,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from tests.fault.account import Standing
-from tests.fault.workload import Tape, index_file
+from tests.fault.workload import IndexState, Tape, index_file
 from tests.faulty_fs import Operation
 from tests.memory_fs import MemoryFs
 from tests.power import File
@@ -97,7 +97,7 @@ class State:
     disk: MemoryFs
     before: MemoryFs | None
     standing: Standing
-    index: int | None
+    index: IndexState | None
     cut_in: str
 
     def digest(self) -> bytes:
@@ -134,14 +134,14 @@ class Crashes:
         tape, memory = self.tape, replay.memory
         following = tape.operations[number] if number < len(tape.operations) else None
         cut_in = describe(following)
-        now = tape.indexes[number]
         after_kill = memory.after_kill()
-        candidates: list[tuple[MemoryFs, MemoryFs | None, int | None]] = [
-            (after_kill, after_kill, now)
+        candidates: list[tuple[MemoryFs, MemoryFs | None, IndexState | None]] = [
+            (after_kill, after_kill, tape.index_states[tape.indexes[number]])
         ]
-        for throw in throws(memory, choice, self.throws_max):
-            index = choice.choice([now, now, now, max(0, now - 1), 0, None])
-            candidates.append((memory.left(throw), None, index))
+        candidates.extend(
+            (memory.left(throw), None, index_left(tape, number, choice))
+            for throw in throws(memory, choice, self.throws_max)
+        )
         for disk, before, index in candidates:
             state = State(number, disk, before, tape.standings[number], index, cut_in)
             digest = state.digest()
@@ -149,6 +149,13 @@ class Crashes:
                 self._seen.add(digest)
                 self.histogram[cut_in] += 1
                 yield state
+
+
+def index_left(tape: Tape, number: int, choice: random.Random) -> IndexState | None:
+    """What a power cut may leave of ``index.sqlite``: any of its former states, or none."""
+    now = tape.indexes[number]
+    index = choice.choice([now, now, now, max(0, now - 1), 0, None])
+    return None if index is None else tape.index_states[index]
 
 
 def throws(memory: MemoryFs, choice: random.Random, most: int) -> Iterator[Sequence[int]]:
@@ -188,33 +195,37 @@ def describe(operation: Operation | None) -> str:
 class Place:
     """A real directory in which states are built, one after the other."""
 
-    def __init__(self, tape: Tape, origin: Path, root: Path) -> None:
-        self._tape = tape
+    def __init__(self, origin: Path, root: Path) -> None:
         self._origin = origin
         self.root = root
-        self._indexes: dict[int, bytes] = {}
+        self._indexes: dict[IndexState, bytes] = {}
 
-    def build(self, disk: MemoryFs, index: int | None) -> Path:
+    def build(self, disk: MemoryFs, index: IndexState | None) -> Path:
         """Make the directory what the disk is."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.parent.mkdir(exist_ok=True)
         for directory in sorted(disk.directories):
             if directory == self._origin or self._origin in directory.parents:
-                self._here(directory).mkdir(mode=0o700)
+                self.here(directory).mkdir(mode=0o700)
         for path, data in disk.contents().items():
             if self._origin in path.parents:
-                self._here(path).write_bytes(data)
+                self.here(path).write_bytes(data)
         self.root.mkdir(exist_ok=True)
         if index is not None:
             (self.root / "index.sqlite").write_bytes(self._index_bytes(index))
         return self.root
 
-    def _here(self, path: Path) -> Path:
-        return self.root / path.relative_to(self._origin)
+    def here(self, path: Path) -> Path:
+        """Where a path of the tape stands here."""
+        return self.root.parent / path.relative_to(self._origin.parent)
 
-    def _index_bytes(self, number: int) -> bytes:
-        if number not in self._indexes:
-            path = self.root.with_name(f"index-{number}.sqlite")
-            index_file(path, self._tape.index_states[number])
-            self._indexes[number] = path.read_bytes()
-        return self._indexes[number]
+    def there(self, path: Path) -> Path:
+        """Where a path here stands on the tape; the directory above has one, too."""
+        return self._origin.parent / path.relative_to(self.root.parent)
+
+    def _index_bytes(self, state: IndexState) -> bytes:
+        if state not in self._indexes:
+            path = self.root.with_name(f"index-{len(self._indexes)}.sqlite")
+            index_file(path, state)
+            self._indexes[state] = path.read_bytes()
+        return self._indexes[state]

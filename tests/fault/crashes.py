@@ -132,7 +132,7 @@ def _beside(
     examiner: Examiner, state: State, choice: random.Random
 ) -> Iterator[tuple[str, Found]]:  # fmt: skip
     """What may come beside the crash, or after it."""
-    yield "then on, then another", examiner.go_on(state)
+    yield "then on, then another", examiner.go_on(state, choice)
     yield "newest state file destroyed", examiner.destroy(state, 1, choice)
     yield "newest two state files destroyed", examiner.destroy(state, 2, choice)
     yield "index damaged", examiner.forget_index(state)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -12,17 +13,22 @@ from pathlib import Path
 import msgspec
 
 from tallymark.fs import OsFileSystem
+from tallymarkd.core.checkpoint import GENERATIONS
 from tallymarkd.core.entry import Verdict, decode_entry
 from tallymarkd.core.keys import key_hash, unpack_keys
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.storage.damage import KINDS_WITH_EVENTS
 from tallymarkd.storage.survey import survey
 from tests.fault.account import Account, Found, Standing, Submission, hold, kept
-from tests.fault.core import Core, come_back, image_bytes
-from tests.fault.crash_states import Place, Replay, State, throws
-from tests.fault.workload import HISTORY_BYTES_MAX, Tape
+from tests.fault.core import SAVE_SECONDS, Core, come_back, image_bytes
+from tests.fault.crash_states import Place, Replay, State, index_left, throws
+from tests.fault.workload import HISTORY_BYTES_MAX, Recorder, Tape
 from tests.faulty_fs import FaultyFs, Operation
 from tests.memory_fs import MemoryFs
+from tests.power import File
+
+SAVES = 4
+"""How often files are saved after a recovery."""
 
 LIFE = 1000
 """Seeds what a daemon takes as random after the crash."""
@@ -42,8 +48,8 @@ class Examiner:
 
     def __init__(self, tape: Tape, origin: Path, directory: Path) -> None:
         self._tape = tape
-        self._origin = origin
-        self._place = Place(tape, origin, directory / "state")
+        self._place = Place(origin, directory / "state")
+        self._saves = _saves(tape)
 
     def examine(self, state: State) -> Recovery:
         """Recover, and hold what comes out against what had been acknowledged."""
@@ -52,31 +58,45 @@ class Examiner:
             if core is not None:
                 recovery.found.add(self._hold(core, root, state.standing))
                 recovery.outcome = _outcome(core, root)
+        self._hold_generations(state, recovery.found)
         return recovery
 
-    def go_on(self, state: State) -> Found:
-        """After the recovery agents come back, and then the power goes: everything
-        is there, what the recovered daemon called durable included."""
+    def go_on(self, state: State, choice: random.Random) -> Found:
+        """After the recovery agents come back and files are saved; then the power goes,
+        at some moments and at the end. What the recovered daemon called durable is there,
+        too: a duplicate, or the mark in a Welcome."""
         root = self._place.build(state.disk, state.index)
-        with self._recovered(root) as (core, recovery):
-            if core is None:
-                return recovery.found
-            account = Account.resumed(state.standing, self._tape.agents, core.books)
-            core.account = account
-            promised = account.standing(core.journal.next_lsn - 1)
-            come_back(core, account.agents.values())
-            standing = account.standing(core.journal.next_lsn - 1)
+        recorder = Recorder(FaultyFs(OsFileSystem()), root)
+        with self._recovered(root, recorder) as (core, recovery):
             found = recovery.found
-            found.add(hold(standing, core.books))
-            operations = self._operations()
-            images = core.images
-        moments = (self._recovered_at, promised), (len(operations), standing)
-        for upto, expected in moments:
-            disk = self._replayed(state, operations[:upto])
-            left = disk.left([0] * len(disk.dice()))
-            root = self._place.build(left, state.index)
-            found.add(self._recover_there(root, expected, images))
+            if core is None:
+                return found
+            begun = len(recovery.operations)
+            account = recorder.account = Account.resumed(
+                state.standing, self._tape.agents, core.books
+            )
+            core.account, recorder.core = account, core
+            come_back(core, account.agents.values())
+            for _ in range(SAVES):
+                core.pass_time(SAVE_SECONDS)
+            found.add(hold(account.standing(0), core.books))
+            tape, images = recorder.finish(), core.images
+        # Before the agents came back nothing new was promised to them.
+        tape.standings[:begun] = [state.standing] * begun
+        last = len(tape.operations)
+        for moment in (begun, *choice.choices(range(last), k=2), last):
+            found.add(self._cut(state, tape, moment, images, choice))
         return found
+
+    def _cut(
+        self, state: State, tape: Tape, moment: int, images: Mapping[int, bytes],
+        choice: random.Random,
+    ) -> Found:  # fmt: skip
+        """A power cut in the life after a recovery."""
+        disk = self._replayed(state, tape.operations[:moment])
+        left = disk.left(choice.choice(list(throws(disk, choice, 1))))
+        root = self._place.build(left, index_left(tape, moment, choice))
+        return self._recover_there(root, tape.standings[moment], images)
 
     def crash_again(self, state: State, choice: random.Random) -> Iterator[Found]:
         """Crash the recovery after each of its operations; the next one must do."""
@@ -84,30 +104,24 @@ class Examiner:
         yield recovery.found
         for count in range(len(recovery.operations)):
             disk = self._replayed(state, recovery.operations[:count])
-            possible = list(throws(disk, choice, 1))
-            left = disk.left(choice.choice(possible))
+            left = disk.left(choice.choice(list(throws(disk, choice, 1))))
             root = self._place.build(left, state.index)
             yield self._recover_there(root, state.standing)
 
     def destroy(self, state: State, newest: int, choice: random.Random) -> Found:
         """Lose the newest state files of a project, or the daemon's own, beside the crash."""
         root = self._place.build(state.disk, state.index)
-        layout = Layout(root)
-        homes = [
-            (layout.root, SERVER_FILE),
-            *((p, PROJECT_FILE) for p in layout.projects.glob("*")),
-        ]
-        directory, name = choice.choice(homes)
-        paths = [p for p in (directory / f"{name}{end}" for end in ENDINGS) if p.exists()]
+        homes = _homes(state.disk)
+        generations = choice.choice(homes)[1] if homes else []
         # A save that was cut off may have left one generation under two names.
-        inodes = {p.stat().st_ino for p in paths}
-        if len({p.read_bytes() for p in paths}) <= newest or len(inodes) <= newest:
+        files = list(dict.fromkeys(file for _, file in generations))
+        if len(files) <= newest:
             return Found()
-        for path in paths[:newest]:
+        for path in [path for path, file in generations if file in files[:newest]]:
             if choice.random() < 0.5:
-                path.unlink()
+                self._place.here(path).unlink()
             else:
-                path.write_bytes(choice.randbytes(200))
+                self._place.here(path).write_bytes(choice.randbytes(200))
         return self._recover_there(root, state.standing)
 
     def forget_index(self, state: State) -> Found:
@@ -119,36 +133,39 @@ class Examiner:
     # The parts.
 
     @contextmanager
-    def _recovered(self, root: Path) -> Iterator[tuple[Core | None, Recovery]]:
+    def _recovered(
+        self, root: Path, recorder: Recorder | None = None
+    ) -> Iterator[tuple[Core | None, Recovery]]:
         """A daemon after its recovery; None when that raised, which is wrong."""
-        self._fs = FaultyFs(OsFileSystem())
+        fs = recorder.fs if recorder else FaultyFs(OsFileSystem())
         recovery = Recovery(Found(), [])
         try:
-            core = Core(self._fs, root, Account(), seed=LIFE, history_bytes_max=HISTORY_BYTES_MAX)
+            core = Core(fs, root, Account(), seed=LIFE, history_bytes_max=HISTORY_BYTES_MAX)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
             recovery.found.wrong.append(f"recovery raised {type(error).__name__}: {error}")
             yield None, recovery
             return
-        recovery.operations = self._operations()
-        self._recovered_at = len(recovery.operations)
+        recovery.operations = [each for each in fs.operations if each.changes]
         try:
             yield core, recovery
         finally:
             core.abandon()
 
-    def _operations(self) -> list[Operation]:
-        """What was done to the disk, under the names of the tape."""
-        return [
-            _moved(each, self._place.root, self._origin)
-            for each in self._fs.operations
-            if each.changes
-        ]
-
-    def _replayed(self, state: State, operations: list[Operation]) -> MemoryFs:
+    def _replayed(self, state: State, operations: Iterable[Operation]) -> MemoryFs:
+        """The state's disk after what was done here."""
         replay = Replay((state.before or state.disk).after_kill())
-        for operation in operations:
-            replay.do(operation)
+        for each in operations:
+            target = each.target and self._place.there(each.target)
+            replay.do(replace(each, path=self._place.there(each.path), target=target))
         return replay.memory
+
+    def _hold_generations(self, state: State, found: Found) -> None:
+        """Saves that were cut off push out no more than the oldest generation."""
+        for path, generations in _homes(state.disk):
+            if self._saves[state.number][path] > GENERATIONS:
+                files = {id(file) for _, file in generations}
+                if len(files) < GENERATIONS - 1:
+                    found.wrong.append(f"only {len(files)} generations are left of {path.name}")
 
     def _recover_there(
         self, root: Path, standing: Standing, images: Mapping[int, bytes] | None = None
@@ -177,16 +194,31 @@ class Examiner:
         return found
 
 
-ENDINGS = ("", ".bak", ".bak.2", ".bak.3")
+def _homes(disk: MemoryFs) -> list[tuple[Path, list[tuple[Path, File]]]]:
+    """Every state file on a disk, with its generations, newest first."""
+    found = []
+    for directory, each in sorted(disk.directories.items()):
+        for name in (SERVER_FILE, PROJECT_FILE):
+            paths = [f"{name}{ending}" for ending in ("", ".bak", ".bak.2", ".bak.3")]
+            generations = [(directory / p, each.live[p]) for p in paths if p in each.live]
+            if generations:
+                found.append((directory / name, generations))
+    return found
 
 
-def _moved(operation: Operation, here: Path, there: Path) -> Operation:
-    def move(path: Path) -> Path:
-        # The directory above is synced as well.
-        return there.parent / path.relative_to(here.parent)
-
-    target = operation.target
-    return replace(operation, path=move(operation.path), target=target and move(target))
+def _saves(tape: Tape) -> list[Counter[Path]]:
+    """After each operation: how often each state file had been saved."""
+    now: Counter[Path] = Counter()
+    saves = [now]
+    for each in tape.operations:
+        if (
+            each.kind == "replace"
+            and each.target
+            and each.target.name in (SERVER_FILE, PROJECT_FILE)
+        ):
+            now = now + Counter({each.target: 1})
+        saves.append(now)
+    return saves
 
 
 def _hold_keys(

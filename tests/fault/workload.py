@@ -97,7 +97,7 @@ class Recorder:
         self.core: Core | None = None
         self.during: Callable[[], object] = lambda: None
         self.died = False
-        self._fs = fs
+        self.fs = fs
         self._index = IndexWatch(root / "index.sqlite")
         fs.before = self._before
 
@@ -120,7 +120,7 @@ class Recorder:
         self._note()
         self._index.close()
         tape = self.tape
-        tape.operations = [each for each in self._fs.operations if each.changes]
+        tape.operations = [each for each in self.fs.operations if each.changes]
         assert len(tape.standings) == len(tape.operations) + 1
         tape.agents = list(self.account.agents.values())
         tape.died = self.died
