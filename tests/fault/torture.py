@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.fault.crashes import crash_states
+from tests.fault.mutation import mutation_gate
 from tests.fault.outcome import Ordeal, Outcome
 
 ORDEALS: Mapping[str, Ordeal] = {
     "crash-states": crash_states,
+    "mutants": mutation_gate,
 }
 
 
