@@ -43,6 +43,9 @@ def calls_seen(trace: str, root: Path) -> Iterator[Call]:
             yield from _call(found["call"], found["arguments"], inside)
 
 
+NAMED = {"rename": "replace", "link": "link", "unlink": "unlink", "mkdir": "mkdir"}
+
+
 def _call(call: str, arguments: str, paths: list[Path]) -> Iterator[Call]:
     numbers = [int(word) for word in arguments.split(", ") if word.lstrip("-").isdigit()]
     names = [path.name for path in paths]
@@ -56,17 +59,18 @@ def _call(call: str, arguments: str, paths: list[Path]) -> Iterator[Call]:
             yield ["allocate", numbers[-2], numbers[-1]]
         case "ftruncate":
             yield ["truncate", numbers[0]]
-        case "fdatasync":
-            if not paths[0].is_dir():  # SQLite syncs directories so, and we never do
-                yield ["sync_data"]
-        case "fsync":
-            yield ["sync_dir", names[0]] if paths[0].is_dir() else ["sync"]
-        case "rename" | "link":
-            yield ["replace" if call == "rename" else "link", *names]
-        case "unlink" | "mkdir":
-            yield [call, *names]
+        case "fdatasync" | "fsync":
+            yield from _sync(call, paths[0])
         case _:
-            yield [call, *names]  # none of ours does it, so it will not be found
+            # What has no name here is a call that nothing of ours makes.
+            yield [NAMED.get(call, call), *names]
+
+
+def _sync(call: str, path: Path) -> Iterator[Call]:
+    if not path.is_dir():
+        yield ["sync_data" if call == "fdatasync" else "sync"]
+    elif call == "fsync":  # SQLite uses the other one for directories, and we never do
+        yield ["sync_dir", path.name]
 
 
 @pytest.mark.timeout(300)
