@@ -261,7 +261,9 @@ class FaultyFs:
         except OSError:
             self.operations[place] = replace(operation, failed=True)
             raise
-        if not fault.done and not fault.written:
+        if fault.written and not fault.done:
+            self.operations[place] = replace(operation, data=operation.data[: fault.written])
+        elif not fault.done:
             self.operations[place] = replace(operation, failed=True)
         self.dead = isinstance(fault.error, Killed)
         raise fault.error

@@ -139,8 +139,7 @@ class Core:
         """End in good order, without saving: the clean-stop record."""
         self.commit()
         self.checkpointer.stop()
-        self.committer.start()
-        assert self.committer.stop(60.0)
+        assert self.committer.stop(0.0)
         self.abandon()
 
     def abandon(self) -> None:

@@ -207,9 +207,12 @@ class Workload:
             self._leave()
         self._publish_some(self._choice.randint(1, 4))
         self.core.commit()
+        if self._choice.random() < 0.3:
+            self._publish_some(1)  # it is on its way while files are saved
         self._recorder.during = self._meanwhile
         self.core.pass_time(1.0)
         self._recorder.during = lambda: None
+        self.core.commit()
 
     def _meanwhile(self) -> None:
         """While a file is saved, now and then a batch is committed."""
@@ -221,8 +224,11 @@ class Workload:
 
     def _full_disk(self) -> None:
         """No room for some commits; then there is, and what was not kept comes again."""
-        kind = self._choice.choice(["write", "allocate"])
-        self.fs.fail(kind, errno.ENOSPC, times=2, skip=self._choice.randint(0, 1), name=".seg")
+        kind = self._choice.choice(["write", "write", "allocate"])
+        # A part of what is written may find room, whole records of it too.
+        written = self._choice.choice([0, 200, 600, 1500]) if kind == "write" else 0
+        skip = self._choice.randint(0, 1)
+        self.fs.fail(kind, errno.ENOSPC, times=2, skip=skip, written=written)
         self._publish_some(3)
         self.core.commit()
         self.fs.heal()

@@ -142,9 +142,14 @@ class Committer:
     def stop(self, timeout: float) -> bool:
         """Commit what is queued, write the clean-stop record, end the thread.
 
-        False when that took longer than ``timeout`` seconds.
+        False when that took longer than ``timeout`` seconds. What was never started
+        takes its last turns here.
         """
         self._stopping = True
+        if self._thread.ident is None:
+            while self.turn():
+                pass
+            return True
         self._rouse()
         self._thread.join(timeout)
         return not self._thread.is_alive()
