@@ -58,6 +58,7 @@ class Examiner:
             if core is not None:
                 recovery.found.add(self._hold(core, root, state.standing))
                 recovery.outcome = _outcome(core, root)
+                _hold_files(core, recovery.found)
         self._hold_generations(state, recovery.found)
         return recovery
 
@@ -192,6 +193,13 @@ class Examiner:
             found.wrong.append(f"called corrupt: {corrupt}, {report.new_losses} losses")
         _hold_keys(core, root, kept(standing, books), standing, found)
         return found
+
+
+def _hold_files(core: Core, found: Found) -> None:
+    """A crash alone tears the end of the journal, and damages no other file."""
+    kept = [name for name in core.restored.report.quarantined if ".torn-" not in name]
+    if kept:
+        found.wrong.append(f"a crash alone has damaged {kept}")
 
 
 def _homes(disk: MemoryFs) -> list[tuple[Path, list[tuple[Path, File]]]]:
