@@ -14,9 +14,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.fault.crashes import crash_states
+from tests.fault.mutation import mutation_gate
 from tests.fault.outcome import Ordeal, Outcome
 
-ORDEALS: Mapping[str, Ordeal] = {}
+ORDEALS: Mapping[str, Ordeal] = {
+    "crash-states": crash_states,
+    "mutants": mutation_gate,
+}
 
 
 def endure(name: str, ordeal: Ordeal) -> Outcome:

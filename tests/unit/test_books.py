@@ -195,6 +195,7 @@ def test_a_skip_moves_the_mark_is_counted_and_named() -> None:
     assert ledger.losses == [
         Loss(reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30)
     ]
+    assert books.new_losses == 0
 
 
 def test_a_skip_may_be_the_first_that_is_heard_of_a_producer() -> None:

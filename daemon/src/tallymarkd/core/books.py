@@ -232,7 +232,7 @@ class Books:
         mark.seq = max(mark.seq, record.seq)
         mark.contact_seconds = self.server.running_seconds
         self.server.ledger.skipped += notice.events
-        self._note(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
+        self._name(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
                         through_seq=record.seq, events=notice.events))  # fmt: skip
 
     def _lose(self, record: Control) -> None:
@@ -323,9 +323,9 @@ class Books:
         self.new_losses += 1
         if len(self.losses) < LOSSES_MAX:
             self.losses.append(loss)
-        self._note(loss)
+        self._name(loss)
 
-    def _note(self, loss: Loss) -> None:
+    def _name(self, loss: Loss) -> None:
         losses = self.server.ledger.losses
         losses.append(loss)
         del losses[:-LOSSES_MAX]
