@@ -19,7 +19,7 @@ from tests.fake_daemon import FakeDaemon, until
 from tests.speed import Times, quick
 from tests.unit.test_questions import STATE
 
-FLUSH_SECONDS = 10.0
+FLUSH_SECONDS = 60.0
 
 
 @pytest.fixture
