@@ -320,7 +320,10 @@ def test_a_save_from_within_an_update_is_refused_and_not_waited_for(tmp_path: Pa
     assert store.update(lambda state: store.load()).total_tokens == 1  # reading is free
 
 
-def test_threads_do_not_lose_each_others_updates(tmp_path: Path) -> None:
+def test_threads_do_not_lose_each_others_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MetricsStore, "LOCK_TIMEOUT", 60.0)
     shared = store_in(tmp_path)
 
     def add(state: DashboardState) -> None:

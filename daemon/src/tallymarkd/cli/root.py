@@ -146,7 +146,8 @@ def _fail(text: str, code: int) -> int:
 
 
 def _click_text(error: click.ClickException) -> str:
-    text = error.format_message().rstrip(".")
+    # click lists choices on lines of their own.
+    text = " ".join(error.format_message().split()).rstrip(".")
     ctx = getattr(error, "ctx", None)
     command = ctx.command_path if ctx is not None else "tallymark"
     return f"cannot run: {text[:1].lower()}{text[1:]}; {command} --help says what is right"

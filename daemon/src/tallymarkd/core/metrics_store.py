@@ -28,6 +28,7 @@ from tallymarkd.core import project_file
 from tallymarkd.core.plain_state import state_from
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.storage.state_file import StateFile
+from tallymarkd.text import json_fault
 
 MAX_EVENTS = EVENTS_MAX
 MAX_SESSIONS = SESSIONS_MAX
@@ -319,5 +320,5 @@ def _decode(body: bytes) -> tuple[DashboardState, str]:
     try:
         plain = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise DamagedError(f"it is not JSON: {error}") from None
+        raise DamagedError(f"it is not JSON: {json_fault(error)}") from None
     return state_from(plain), ""
