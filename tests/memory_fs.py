@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import errno
 import random
+import zlib
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tallymark.fs import Stamp
 
 SECTOR_BYTES = 512
 
@@ -249,6 +252,12 @@ class MemoryFs:
     def exists(self, path: Path) -> bool:
         directory = self.directories.get(path.parent)
         return path in self.directories or (directory is not None and path.name in directory.live)
+
+    def stamp(self, path: Path) -> Stamp | None:
+        if not self.exists(path) or path in self.directories:
+            return None
+        file = self._file(path)
+        return Stamp(id(file), len(file.live), zlib.crc32(file.live))
 
     def free_bytes(self, path: Path) -> int:
         return 2**40

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tallymark import fs as module
-from tallymark.fs import FileSystem, OsFileSystem, is_socket, read_file, write_file
+from tallymark.fs import FileSystem, OsFileSystem, is_locked, is_socket, read_file, write_file
 from tests.faulty_fs import FaultyFs, Killed
 from tests.memory_fs import MemoryFs
 
@@ -375,3 +375,28 @@ def test_a_kill_takes_nothing_that_was_written() -> None:
     fs.write(fd, b"22", 0)
     assert left.content(Path("/a")) == b"11"
     assert survivors(left, Path("/a")) == {b"no name", b"", b"11"}
+
+
+def test_a_stamp_follows_the_file_and_changes_with_its_content(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert fs.stamp(first) is None
+    first.write_bytes(b"1")
+    stamp = fs.stamp(first)
+    fs.link(first, second)
+    fs.replace(first, tmp_path / "c")
+    assert fs.stamp(second) == fs.stamp(tmp_path / "c") == stamp
+    second.write_bytes(b"12")
+    assert fs.stamp(second) != stamp
+
+
+def test_a_lock_is_seen_without_being_made(tmp_path: Path) -> None:
+    fs, path = OsFileSystem(), tmp_path / "lock"
+    assert not is_locked(path)
+    assert not path.exists()
+    lock = fs.lock(path)
+    assert is_locked(path)
+    fs.close(lock)
+    assert not is_locked(path)
+    # Looking has left nothing behind that would keep a daemon from starting.
+    fs.close(fs.lock(path))

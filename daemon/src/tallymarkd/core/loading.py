@@ -66,18 +66,21 @@ class StateFiles:
         }
 
     @property
-    def replay_after_lsn(self) -> int:
-        """The number after which some state file needs the journal."""
+    def needs(self) -> dict[str, int]:
+        """The state files that need the journal, each with the number after which."""
         server: ServerState | None = self.server.newest
         if server is None:
-            return 0
+            return {SERVER_FILE: 0}
         states = self.states
-        behind = [
-            states[name].applied_lsn if name in states else 0
-            for name, last in server.last_lsn.items()
-            if name not in states or states[name].applied_lsn < last
-        ]
-        return min([server.applied_lsn, *behind])
+        reaches = {name: states[name].applied_lsn if name in states else 0
+                   for name in server.last_lsn}  # fmt: skip
+        behind = {name: reach for name, reach in reaches.items() if reach < server.last_lsn[name]}
+        return {SERVER_FILE: server.applied_lsn, **behind}
+
+    @property
+    def replay_after_lsn(self) -> int:
+        """The number after which some state file needs the journal."""
+        return min(self.needs.values())
 
 
 Tell = Callable[[str], object]

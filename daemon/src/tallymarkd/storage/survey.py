@@ -90,11 +90,12 @@ class Survey:
         """
         for segment in self.segments:
             if segment.last_lsn > after_lsn:
-                for record in self._believed(segment):
+                for record in self.records_of(segment):
                     if record.last_lsn > after_lsn:
                         yield record
 
-    def _believed(self, segment: FoundSegment) -> Iterable[Record]:
+    def records_of(self, segment: FoundSegment) -> Iterable[Record]:
+        """What is believed of one segment, a LOSS in place of whatever was lost."""
         if segment.records is not None:
             return segment.records
         return _with_losses(items_of(self.fs, segment), segment)
@@ -102,7 +103,9 @@ class Survey:
     @property
     def begins_after_lsn(self) -> int:
         """The number before the first that the journal can still hold."""
-        first = self.segments[0].header if self.segments else None
+        if not self.segments:
+            return self.report.end_lsn
+        first = self.segments[0].header
         return first.prev_last_lsn if first else 0
 
     @property
