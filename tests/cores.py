@@ -13,6 +13,7 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tests.daemon_parts import (
 
 KIB = 1024
 SUFFIXES = ["", ".bak", ".bak.2", ".bak.3"]
+NOON = datetime.fromtimestamp(NOON_NS / 1e9, UTC)
 SERVER_UUID = uuid.UUID("0194a0b2-7c4d-4e5f-8a6b-3c2d1e0f9a8b")
 
 
@@ -84,7 +86,12 @@ class Core:
         fs = OsFileSystem() if fs is None else fs
         settings = journal_settings(segment_bytes_max, seed)
         self.restored: Restored = restore(
-            fs, root, settings, new_uuid=lambda: SERVER_UUID, clock=lambda: 0.0
+            fs,
+            root,
+            settings,
+            new_uuid=lambda: SERVER_UUID,
+            clock=lambda: 0.0,
+            now=lambda: NOON,
         )
         self.layout = Layout(root)
         self.books = self.restored.books
@@ -92,6 +99,7 @@ class Core:
         self.keys = self.restored.keys
         self.report = self.restored.report
         self.acknowledged: list[Acknowledged] = []
+        self._timer: Callable[[], None] | None = None
         ids = itertools.count(1)
         self._admission = Admission(self.keys, lambda event: None, lambda: f"id-{next(ids)}")
         self.checkpointer = Checkpointer(
@@ -102,13 +110,28 @@ class Core:
             self.keys,
             CheckpointSettings(5.0, 0, 400),
             run_job=self._run_job,
-            call_later=lambda seconds, call: None,
+            call_later=self._call_later,
         )
         self.checkpointer.adopt(self.restored.reaches, self.restored.server_reaches)
 
     @staticmethod
     def _run_job(job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
         done(job(), None)
+
+    def _call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timer = call
+
+    def tick(self) -> bool:
+        """Let the checkpointer take its next step, as time would; False when it has none.
+
+        It saves one file, or retires one segment that no generation needs.
+        """
+        if self._timer is None:
+            self.checkpointer.note()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer()
+        return self._timer is not None
 
     def put(self, *events: Any, project: str = "spotter", producer: str = PRODUCERS[0]) -> None:
         """Take a batch in and make it durable."""

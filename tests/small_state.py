@@ -11,7 +11,7 @@ import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class SmallState:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
+    def forgetting_keys_before(self, lsn: int) -> SmallState:
+        """The same where the history before a number is retired, and its keys with it."""
+        kept = [each if each.lsn >= lsn else replace(each, keys=()) for each in self.acknowledged]
+        return replace(self, acknowledged=kept)
+
     def names(self, part: str) -> list[str]:
         """The files whose path contains ``part``."""
         return [name for name in self.files if part in name]
@@ -70,17 +75,18 @@ def stopped(root: Path) -> SmallState:
     file: that proves how far the journal went, and the projects need it to its end."""
     cores = list(_history(root))
     cores[-1].save_server()
-    return _taken(root, cores, cores[-1].stop())
+    return taken(root, cores, cores[-1].stop())
 
 
 def marked(root: Path) -> SmallState:
     """The daemon was killed a second after its last commit; the end is not saved."""
     cores = list(_history(root))
     cores[-1].mark()
-    return _taken(root, cores, cores[-1].crash())
+    return taken(root, cores, cores[-1].crash())
 
 
-def _taken(root: Path, cores: list[Core], known: dict[str, Any]) -> SmallState:
+def taken(root: Path, cores: list[Core], known: dict[str, Any]) -> SmallState:
+    """The files that these daemons left there, and what they had acknowledged."""
     acknowledged = [each for core in cores for each in core.acknowledged]
     return SmallState(read_files(root), acknowledged, without_lsn(known))
 
@@ -190,7 +196,7 @@ def _differences(
     for name, whole in state.known["projects"].items():
         if name not in touched and found["projects"].get(name) != whole:
             yield f"the state of {name} is another"
-    if not core.report.damage and not core.books.server.ledger.lost > 7:
+    if not gone and not core.report.damage:
         for part in ("ledger", "marks", "last_lsn", "first_lsn", "server_id"):
             if found["server"][part] != state.known["server"][part]:
                 yield f"{part} of the server is another"
