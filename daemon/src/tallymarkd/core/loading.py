@@ -18,6 +18,7 @@ from tallymarkd.core import project_file
 from tallymarkd.core.books import Books, ServerState, decode_server
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.project_state import ProjectState
+from tallymarkd.storage import index
 from tallymarkd.storage.state_file import StateFile
 from tallymarkd.storage.survey import refuse_newer, survey
 
@@ -144,6 +145,7 @@ def read_only(fs: FileSystem, root: Path, tell: Tell = log.warning) -> Books:
     """
     layout = Layout(root)
     refuse_newer(fs, layout.journal)
+    index.refuse_newer(layout.index)
     files = load_state_files(fs, layout, tell)
     after = files.replay_after_lsn
     found = survey(fs, layout.journal, evidence_lsn=files.evidence_lsn, read_after_lsn=after)

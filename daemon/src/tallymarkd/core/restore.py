@@ -199,7 +199,7 @@ class _Restore:
             index.add(keys, last)
         books.give_up_behind()
         report.new_losses, report.losses = books.new_losses, books.losses
-        return Keys(index, KeyIndex.open(self._layout.index))
+        return Keys(index, KeyIndex.open(self._layout.index, check=False))
 
     def _tell(self, found: Survey, begun: float) -> None:
         """Step 7: the report goes to the log and into the state directory."""

@@ -4,14 +4,22 @@ It may be deleted at any time while the daemon is stopped; recovery rebuilds it
 from the journal. Keys are 64-bit hashes. ``through_lsn`` says how far into the
 journal the index reaches, in the same transaction as the keys, so that it is
 never believed beyond what it holds.
+
+SQLite finds pages that hang together wrongly, and not a number that has become
+another one. So ``meta`` keeps sums over all rows, and a seal over itself.
+
+The version stands in the file's header twice: as ``user_version``, and in
+``application_id``, so that a newer file is told from a damaged one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.fs import FileSystem
@@ -20,10 +28,63 @@ FORMAT = 1
 QUERY_KEYS_MAX = 500
 """Keys asked for in one statement; SQLite allows 32,766 parameters."""
 
-_SCHEMA = """
+_HALF = 2**32 - 1
+_SUMS = """
+SELECT count(*),
+       coalesce(sum((key & 0xffffffff) + (lsn & 0xffffffff)), 0),
+       coalesce(sum((key >> 32) + (lsn >> 32)), 0)
+FROM keys
+WHERE lsn BETWEEN ? AND ?
+"""
+"""How many rows, and the sums of their lower and upper halves: no change of one row
+leaves them as they are."""
+
+_ALL = (-(2**63), 2**63 - 1)
+_META = ("through_lsn", "rows", "low", "high")
+
+
+def version_mark(version: int) -> int:
+    """What ``application_id`` is in a file of this version."""
+    return zlib.crc32(b"tallymark index %d" % version) & 0x7FFFFFFF
+
+
+def _seal(values: Sequence[int]) -> int:
+    return zlib.crc32(repr(tuple(values)).encode())
+
+
+def _schema() -> str:
+    """The tables, empty: with sums of zero, sealed."""
+    seal = _seal([0] * len(_META))
+    return f"""
 CREATE TABLE keys (key INTEGER PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-"""
+INSERT INTO meta
+    VALUES ('through_lsn', 0), ('rows', 0), ('low', 0), ('high', 0), ('seal', {seal});
+PRAGMA application_id = {version_mark(FORMAT)};
+PRAGMA user_version = {FORMAT};
+"""  # noqa: S608 - numbers of ours
+
+
+def refuse_newer(path: Path) -> None:
+    """Raises ``NewerFormatError`` for an index of a newer version; touches nothing.
+
+    The file is read as it lies, without its log: opening that would change it.
+    """
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    except sqlite3.Error:
+        return
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (mark,) = db.execute("PRAGMA application_id").fetchone()
+    except sqlite3.Error:
+        return
+    finally:
+        db.close()
+    if version > FORMAT and mark == version_mark(version):
+        raise NewerFormatError(
+            f"cannot open {path}: it was written in format {version}; this version reads {FORMAT}"
+        )
 
 
 class KeyIndex:
@@ -36,29 +97,30 @@ class KeyIndex:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self.through_lsn = self._meta("through_lsn")
+        self.through_lsn = self._meta()[0]
 
     @classmethod
-    def open(cls, path: Path) -> KeyIndex:
-        """Open or create the index. Raises ``DamagedError``, ``NewerFormatError``."""
+    def open(cls, path: Path, *, check: bool = True) -> KeyIndex:
+        """Open or create the index. Raises ``DamagedError``, ``NewerFormatError``.
+
+        ``check`` reads it whole; for a second connection that is not needed.
+        """
+        refuse_newer(path)
         try:
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise DamagedError(f"cannot use {path} as an index: {error}") from error
         try:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > FORMAT:
-                raise NewerFormatError(
-                    f"cannot open {path}: it was written in format {version}; "
-                    f"this version reads {FORMAT}"
-                )
             db.execute("PRAGMA journal_mode = WAL")
             # A lost transaction is rebuilt from the journal; a torn one never shows.
             db.execute("PRAGMA synchronous = NORMAL")
-            if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-            elif version != FORMAT or not _sound(db):
+            version = _version(db)
+            if version == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                db.executescript(f"BEGIN; {_schema()} COMMIT;")
+            elif version != (FORMAT, version_mark(FORMAT)):
                 raise DamagedError(f"cannot use {path} as an index: it has another format")
+            elif check and not _sound(db):
+                raise DamagedError(f"cannot use {path} as an index: what it holds is damaged")
             return cls(db)
         # A damaged cell may hold a text where a number belongs.
         except (sqlite3.Error, TypeError, ValueError) as error:
@@ -74,9 +136,8 @@ class KeyIndex:
         for suffix in ("-wal", "-shm", ""):
             fs.unlink(path.with_name(path.name + suffix))
 
-    def _meta(self, name: str) -> int:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
+    def _meta(self) -> list[int]:
+        return _meta_of(self._db)
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
@@ -94,16 +155,35 @@ class KeyIndex:
     def add(self, keys: Iterable[tuple[int, int]], through_lsn: int) -> None:
         """Add (key, lsn) pairs: everything through ``through_lsn`` is in the index now."""
         with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?)", keys)
-            self._db.execute("REPLACE INTO meta VALUES ('through_lsn', ?)", (through_lsn,))
+            fresh: dict[int, int] = {}
+            for key, lsn in keys:
+                fresh.setdefault(key, lsn)
+            for key in self.known(list(fresh)):
+                del fresh[key]
+            self._db.executemany("INSERT INTO keys VALUES (?, ?)", fresh.items())
+            low = sum([(key & _HALF) + (lsn & _HALF) for key, lsn in fresh.items()])
+            high = sum([(key >> 32) + (lsn >> 32) for key, lsn in fresh.items()])
+            self._move(len(fresh), low, high, through_lsn)
         self.through_lsn = through_lsn
 
     def forget(self, from_lsn: int, through_lsn: int) -> int:
         """Remove the keys of a range of numbers; gives how many there were."""
+        bounds = (from_lsn, through_lsn)
         with self._transaction():
-            return self._db.execute(
-                "DELETE FROM keys WHERE lsn BETWEEN ? AND ?", (from_lsn, through_lsn)
-            ).rowcount
+            rows, low, high = self._db.execute(_SUMS, bounds).fetchone()
+            self._db.execute("DELETE FROM keys WHERE lsn BETWEEN ? AND ?", bounds)
+            self._move(-rows, -low, -high)
+        return int(rows)
+
+    def _move(self, rows: int, low: int, high: int, through_lsn: int | None = None) -> None:
+        """The sums after a change, sealed."""
+        through, *sums = self._meta()
+        values = [through if through_lsn is None else through_lsn]
+        values += [a + b for a, b in zip(sums, (rows, low, high), strict=True)]
+        self._db.executemany(
+            "REPLACE INTO meta VALUES (?, ?)",
+            zip((*_META, "seal"), (*values, _seal(values)), strict=True),
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -120,7 +200,25 @@ class KeyIndex:
         self._db.close()
 
 
+def _version(db: sqlite3.Connection) -> tuple[int, int]:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
+    return version, mark
+
+
+def _meta_of(db: sqlite3.Connection) -> list[int]:
+    """Reach and sums. Raises ``ValueError`` when the seal does not hold."""
+    found = dict(db.execute("SELECT name, value FROM meta").fetchall())
+    values: list[int] = [found.get(name, 0) for name in _META]
+    if found.get("seal") != _seal(values):
+        raise ValueError("its seal does not hold")
+    return values
+
+
 def _sound(db: sqlite3.Connection) -> bool:
-    """Whether SQLite finds nothing wrong with any page; half a second for 5 million keys."""
+    """Whether SQLite finds nothing wrong with any page, and the sums are right;
+    two seconds for 5 million keys. Raises ``sqlite3.Error`` if it cannot be written.
+    """
+    db.executescript("BEGIN IMMEDIATE; UPDATE meta SET value = value; ROLLBACK;")
     (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    return bool(answer == "ok")
+    return answer == "ok" and list(db.execute(_SUMS, _ALL).fetchone()) == _meta_of(db)[1:]
