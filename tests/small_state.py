@@ -15,7 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tallymark.fs import OsFileSystem
+from tallymark.record import Record
+from tallymarkd.core.books import Books, ServerState
 from tallymarkd.storage.segment import RECORDS_OFFSET
+from tallymarkd.storage.survey import survey
 from tests.cores import Acknowledged, Core, without_lsn
 from tests.daemon_parts import PRODUCERS, image, run_end, usage
 
@@ -36,6 +40,8 @@ class SmallState:
     files: Files
     acknowledged: list[Acknowledged]
     known: dict[str, Any]
+    records: list[Record]
+    """The journal's, as far as it was not retired."""
 
     def write(self, root: Path, changed: dict[str, bytes | None] | None = None) -> None:
         """Put the files there, some of them changed, or not there at all (None)."""
@@ -88,7 +94,8 @@ def marked(root: Path) -> SmallState:
 def taken(root: Path, cores: list[Core], known: dict[str, Any]) -> SmallState:
     """The files that these daemons left there, and what they had acknowledged."""
     acknowledged = [each for core in cores for each in core.acknowledged]
-    return SmallState(read_files(root), acknowledged, without_lsn(known))
+    records = list(survey(OsFileSystem(), root / "journal").records(0))
+    return SmallState(read_files(root), acknowledged, without_lsn(known), records)
 
 
 def _history(root: Path) -> Iterator[Core]:
@@ -192,14 +199,34 @@ def _differences(
     state: SmallState, core: Core, found: dict[str, Any], gone: list[Acknowledged]
 ) -> Iterator[str]:
     """What does not add up, beside what is missing."""
-    touched = {each.project for each in gone}
-    for name, whole in state.known["projects"].items():
-        if name not in touched and found["projects"].get(name) != whole:
-            yield f"the state of {name} is another"
+    yield from _other_projects(state, found, gone)
+    yield from _other_marks(state, found, gone)
     if not gone and not core.report.damage:
         for part in ("ledger", "marks", "last_lsn", "first_lsn", "server_id"):
             if found["server"][part] != state.known["server"][part]:
                 yield f"{part} of the server is another"
+    keys = [key for each in state.acknowledged if each not in gone for key in each.keys]
+    unknown = set(keys) - core.keys.known(keys)
+    if unknown:
+        yield f"{len(unknown)} keys of what is there are not known"
+
+
+def _other_projects(
+    state: SmallState, found: dict[str, Any], gone: list[Acknowledged]
+) -> Iterator[str]:
+    touched = {each.project for each in gone}
+    for name, whole in state.known["projects"].items():
+        if name not in touched and found["projects"].get(name) != whole:
+            yield f"the state of {name} is another"
+    rest = _without(state, gone) if touched else {}
+    for name in touched:
+        if _but_lsn(found["projects"].get(name)) != _but_lsn(rest.get(name)):
+            yield f"the state of {name} is not what is left of it"
+
+
+def _other_marks(
+    state: SmallState, found: dict[str, Any], gone: list[Acknowledged]
+) -> Iterator[str]:
     for producer, mark in state.known["server"]["marks"].items():
         seq = found["server"]["marks"].get(producer, [0])[0]
         if seq > mark[0]:
@@ -207,7 +234,19 @@ def _differences(
         there = [e.seq for e in state.acknowledged if e not in gone and e.producer == producer]
         if seq < max(there, default=0):
             yield f"the mark of {producer} is behind its batches"
-    keys = [key for each in state.acknowledged if each not in gone for key in each.keys]
-    unknown = set(keys) - core.keys.known(keys)
-    if unknown:
-        yield f"{len(unknown)} keys of what is there are not known"
+
+
+def _without(state: SmallState, gone: list[Acknowledged]) -> dict[str, Any]:
+    """What the projects would be had these batches never come."""
+    books = Books(ServerState(server_id=""), {})
+    lost = {each.lsn for each in gone}
+    for record in state.records:
+        if record.lsn not in lost:
+            books.record(record)
+    projects: dict[str, Any] = image(books)["projects"]
+    return projects
+
+
+def _but_lsn(project: Any) -> Any:
+    """A project's image without the number up to which it has seen the journal."""
+    return project and (project[0], *project[2:])

@@ -29,8 +29,8 @@ MEMORY = Path("/dev/shm")
 SEED = 20260101
 WORKERS = 2
 PROMISED = 60_000
-PARTS = ("journal/0", "spotter", "server.json")
-"""The journal, and the newest generation of a project's file and of the server's."""
+PARTS = ("journal/0", "spotter", "server.json", "index.sqlite")
+"""The journal, the newest generation of a project's file and of the server's, the index."""
 
 
 @dataclass(frozen=True)

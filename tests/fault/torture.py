@@ -14,9 +14,18 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.fault.flips import flips, flips_after_kill
 from tests.fault.outcome import Ordeal, Outcome
+from tests.fault.state_files import state_files
+from tests.fault.weakness import through_daemon, through_store
 
-ORDEALS: Mapping[str, Ordeal] = {}
+ORDEALS: Mapping[str, Ordeal] = {
+    "flips": flips,
+    "flips-after-kill": flips_after_kill,
+    "state-files": state_files,
+    "weakness-store": through_store,
+    "weakness-daemon": through_daemon,
+}
 
 
 def endure(name: str, ordeal: Ordeal) -> Outcome:
