@@ -20,8 +20,8 @@ from tallymark.record import Record
 from tallymarkd.core.books import Books, ServerState
 from tallymarkd.storage.segment import RECORDS_OFFSET
 from tallymarkd.storage.survey import survey
-from tests.cores import Acknowledged, Core, without_lsn
 from tests.daemon_parts import PRODUCERS, image, run_end, usage
+from tests.state_dirs import Acknowledged, Core, without_lsn
 
 SEGMENT_BYTES = RECORDS_OFFSET + 2400
 PROJECTS = ("spotter", "other")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.cores import Core
 from tests.daemon_parts import PRODUCERS, run_end
 from tests.fault.outcome import Outcome
 from tests.small_state import Judged, SmallState, judge, marked, start, stopped
+from tests.state_dirs import Core
 
 SECTOR_BYTES = 512
 TWICE_EVERY = 7

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, project_directory
-from tests.cores import SUFFIXES, Core
 from tests.daemon_parts import PRODUCERS, run_end, usage
 from tests.fault.outcome import Outcome
 from tests.small_state import PROJECTS, SmallState, judge, start, taken
+from tests.state_dirs import SUFFIXES, Core
 
 WAYS: dict[str, Callable[[bytes], bytes | None]] = {
     "deleted": lambda content: None,

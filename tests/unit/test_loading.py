@@ -9,9 +9,9 @@ import pytest
 
 from tallymarkd.core.books import Loss
 from tallymarkd.core.layout import PROJECT_FILE, Layout
-from tests.cores import SUFFIXES, Core, a_history, without_lsn
 from tests.daemon_parts import PRODUCERS, image, run_end
 from tests.small_state import SEGMENT_BYTES
+from tests.state_dirs import SUFFIXES, Core, a_history, without_lsn
 
 QUIET = "quiet"
 

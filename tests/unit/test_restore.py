@@ -22,7 +22,6 @@ from tallymarkd.core.restore import RecoveryReport
 from tallymarkd.storage.index import version_mark
 from tallymarkd.storage.sealed import seal
 from tallymarkd.storage.segment import decode_header, encode_header
-from tests.cores import KIB, SERVER_UUID, SUFFIXES, Core, a_history, reaches_in, without_lsn
 from tests.daemon_parts import (
     PRODUCERS,
     UID,
@@ -30,10 +29,16 @@ from tests.daemon_parts import (
     run_end,
     usage,
 )
-
-
-def again(root: Path) -> Core:
-    return Core(root)
+from tests.state_dirs import (
+    KIB,
+    SERVER_UUID,
+    SUFFIXES,
+    Core,
+    a_history,
+    again,
+    reaches_in,
+    without_lsn,
+)
 
 
 @pytest.fixture

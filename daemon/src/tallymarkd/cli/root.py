@@ -32,6 +32,8 @@ COMMANDS = {
     "dump": "The whole state of a project, as JSON.",
     "emit": "Record one event, or a line of JSON each from stdin.",
     "import": "Record what other tools wrote down.",
+    "verify": "What in a state directory is whole, torn, corrupt or lost.",
+    "repair": "Settle a state directory as the daemon's start would.",
     "completion": "Print a script that completes commands in a shell.",
 }
 """Subcommands, in the order of the help. ``x`` is ``command`` in ``cli/x.py``."""

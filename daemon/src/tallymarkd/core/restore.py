@@ -110,7 +110,7 @@ class _Restore:
         if strict:
             self._refuse_losses(found, after)
         journal, books = self._open(found, files)
-        self._set_aside(files)
+        self._set_aside(files, books)
         keys = self._replay(found, books, index, after, files)
         self._tell(found, begun)
         return Restored(books, journal, keys, self._report, files.reaches, files.server.reaches)
@@ -172,9 +172,12 @@ class _Restore:
     def _server_id(self, found: Survey) -> uuid.UUID:
         return uuid.UUID(bytes=found.server_id) if found.server_id else self._new_uuid()
 
-    def _set_aside(self, files: StateFiles) -> None:
+    def _set_aside(self, files: StateFiles, books: Books) -> None:
         """Keep damaged generations, now that the whole ones are in use."""
         for each in files.all:
+            if each.file.path in each.damaged and each in files.projects and each.newest:
+                # Readers look for the newest under its name: save it again.
+                books.touched.add(each.newest.board.project_name)
             for path in each.damaged:
                 kept = each.file.quarantine(path, self._layout.quarantine)
                 self._report.quarantined.append(kept.name)

@@ -1,7 +1,8 @@
 """The daemon between the sockets and the disk, for tests: state directories that come again.
 
-Everything is the real thing: recovery, admission, journal, state files, index. Only
-ids, salts and times are made from a seed, so that the same calls write the same bytes.
+Everything is the real thing: recovery, admission, journal, state files, index. Ids
+and times are counted and salts come from a seed, so that the same calls write the
+same bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 import uuid
 from collections.abc import Callable
@@ -47,13 +49,13 @@ NOON = datetime.fromtimestamp(NOON_NS / 1e9, UTC)
 SERVER_UUID = uuid.UUID("0194a0b2-7c4d-4e5f-8a6b-3c2d1e0f9a8b")
 
 
-def journal_settings(segment_bytes_max: int = 64 * KIB, seed: int = 1) -> JournalSettings:
-    """Small sizes, and salts and times that come again."""
+def journal_settings(segment_bytes_max: int = 64 * KIB, seed: int | None = None) -> JournalSettings:
+    """Small sizes; with a seed the salts come again."""
     clock = itertools.count(NOON_NS, 1_000_000_000)
     return JournalSettings(
         segment_bytes_max=segment_bytes_max,
         segment_chunk_bytes=4 * KIB,
-        random_bytes=random.Random(seed).randbytes,
+        random_bytes=os.urandom if seed is None else random.Random(seed).randbytes,
         clock_ns=lambda: next(clock),
     )
 
@@ -79,8 +81,9 @@ class Core:
         root: Path,
         *,
         segment_bytes_max: int = 64 * KIB,
-        seed: int = 1,
+        seed: int | None = None,
         fs: FileSystem | None = None,
+        strict: bool = False,
     ) -> None:
         root.mkdir(exist_ok=True)
         fs = OsFileSystem() if fs is None else fs
@@ -89,6 +92,7 @@ class Core:
             fs,
             root,
             settings,
+            strict=strict,
             new_uuid=lambda: SERVER_UUID,
             clock=lambda: 0.0,
             now=lambda: NOON,
@@ -251,6 +255,11 @@ def without_lsn(found: dict[str, Any]) -> dict[str, Any]:
     """The same whatever control records came last."""
     server = {**found["server"], "applied_lsn": 0}
     return {**found, "server": server}
+
+
+def again(root: Path) -> Core:
+    """The next start."""
+    return Core(root)
 
 
 def a_history(root: Path, *, generations: int = 4) -> Core:
