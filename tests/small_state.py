@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tallymark.fs import OsFileSystem
 from tallymark.record import Record
 from tallymarkd.core.books import Books, ServerState
@@ -28,7 +30,7 @@ PROJECTS = ("spotter", "other")
 FLEETING = PRODUCERS[2]
 """A producer that says goodbye."""
 
-UNSPLITTABLE = b"\xc1"
+UNSPLITTABLE = msgspec.msgpack.encode("no array")
 
 Files = dict[str, bytes]
 
