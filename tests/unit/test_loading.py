@@ -85,6 +85,22 @@ def test_a_segment_that_somebody_removed_is_missed(root: Path) -> None:
     assert len(core.books.projects["busy"].runs) < 22
 
 
+def test_a_segment_that_only_a_project_lacks_is_missed(root: Path) -> None:
+    """The server's file is ahead; the project's is not, and goes on behind the hole."""
+    core = Core(root, segment_bytes_max=SEGMENT_BYTES)
+    busy(core, 1)
+    assert core.journal.active_number == 1
+    busy(core, 12, saved=False)
+    core.save_server()
+    gone, _, *_ = core.journal.sealed()
+    core.crash()
+    (root / "journal" / f"{gone.number:012d}.seg").unlink()
+    core = again(root)
+
+    assert "the journal begins later than busy would need" in losses(core)[0].reason
+    assert (losses(core)[0].through_lsn, core.report.new_losses) == (gone.last_lsn, 1)
+
+
 def test_a_project_begun_after_history_was_retired_is_rebuilt_without_a_file(root: Path) -> None:
     core = Core(root, segment_bytes_max=SEGMENT_BYTES)
     busy(core, 12)
