@@ -173,11 +173,13 @@ def _unproven(state: SmallState, damage: Damage, judged: Judged) -> bool:
     return damage.end >= end - 80 and any(each.lsn == newest for each in judged.missing)
 
 
-def _work(state: SmallState, chosen: list[Damage], lenient: bool) -> Tally:
-    """One worker's share, in a directory of its own."""
+def _work(
+    state: SmallState, chosen: list[Damage], lenient: bool, place: Path | None = None
+) -> Tally:
+    """One worker's share, in a directory of its own: there, or in memory."""
     logging.getLogger("tallymarkd").setLevel(logging.CRITICAL)
     tally = Tally()
-    root = Path(tempfile.mkdtemp(prefix="tallymark-flips-", dir=_place()))
+    root = Path(tempfile.mkdtemp(prefix="tallymark-flips-", dir=place or _memory()))
     try:
         for number, damage in enumerate(chosen):
             again = number % TWICE_EVERY == 0
@@ -187,7 +189,7 @@ def _work(state: SmallState, chosen: list[Damage], lenient: bool) -> Tally:
     return tally
 
 
-def _place() -> Path | None:
+def _memory() -> Path | None:
     return MEMORY if MEMORY.is_dir() else None
 
 
@@ -203,7 +205,7 @@ def _endure(
     state = make(directory / make.__name__)
     chosen = list(damages(state, PARTS))[offset::stride]
     if workers == 1:
-        return _work(state, chosen, lenient)
+        return _work(state, chosen, lenient, directory)
     tally = Tally()
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         shares = [pool.submit(_work, state, chosen[n::workers], lenient) for n in range(workers)]
