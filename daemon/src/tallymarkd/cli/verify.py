@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 WIDTH = 13
 
+LINES_MAX = 20
+"""Most lines of one kind that are shown."""
+
 VERDICTS = {
     "whole": "whole",
     "unclean": "whole, after an unclean stop",
@@ -64,12 +67,17 @@ def show(report: VerifyReport) -> None:
     click.echo(f"{one_line(report.state_dir)}: {VERDICTS[report.verdict]}")
     for name, value in rows(report):
         click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
-    for finding in report.findings:
-        click.echo(f"  {finding.code}: {one_line(finding.message)}")
-    for text in report.known:
-        click.echo(f"  known: {one_line(text)}")
-    for text in report.notes:
-        click.echo(f"  note: {one_line(text)}")
+    _show_lines([f"{each.code}: {each.message}" for each in report.findings])
+    _show_lines([f"known: {text}" for text in report.known])
+    _show_lines([f"note: {text}" for text in report.notes])
+
+
+def _show_lines(lines: list[str]) -> None:
+    for line in lines[:LINES_MAX]:
+        click.echo(f"  {one_line(line)}")
+    if len(lines) > LINES_MAX:
+        more = count(len(lines) - LINES_MAX)
+        click.echo(f"  {lines[LINES_MAX].partition(':')[0]}: {more} more; --json has all")
 
 
 def rows(report: VerifyReport) -> list[tuple[str, str]]:

@@ -238,3 +238,6 @@ def _tell_missing(found: Survey, books: Books, files: StateFiles) -> None:
         books.miss(min(lacking.values()) + 1, begins_after, reason)
     elif begins_after and not found.segments:
         books.miss(begins_after + 1, begins_after, "there is no journal behind the state files")
+    elif found.loses_its_end and found.report.end_lsn <= books.server.applied_lsn:
+        end = found.report.end_lsn
+        books.miss(end + 1, end, "the journal's end is gone, and what may have stood behind it")

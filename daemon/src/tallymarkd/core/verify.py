@@ -111,6 +111,7 @@ class _Verify:
                 index.close()
         self._tell_producers(recount, loaded)
         self._tell_states(loaded)
+        self._tell_ledger_losses(loaded)
         self._tell_rest()
         if report.findings:
             report.verdict = "damaged"
@@ -167,7 +168,8 @@ class _Verify:
             if _is_told(each, history, loaded):
                 self._report.known.append(damage_text(each))
             else:
-                self._report.find("lost" if each.numbers else "corrupt", damage_text(each))
+                text = damage_text(each).removeprefix("corrupt: ")
+                self._report.find("lost" if each.numbers else "corrupt", text)
 
     # The walk.
 
@@ -219,7 +221,8 @@ class _Verify:
         if record.lsn <= reach:
             self._report.known.append(damage_text(damage))
         else:
-            text = f"{damage_text(damage)}; the ledger does not have it yet"
+            text = damage_text(damage).removeprefix("corrupt: ")
+            text += "; the ledger does not have it yet"
             self._report.find("lost", text)
 
     # What the walk has shown.
@@ -250,6 +253,14 @@ class _Verify:
                 "the next start takes them in"
             )
 
+    def _tell_ledger_losses(self, loaded: Loaded) -> None:
+        """What the ledger names and the journal does not show any more."""
+        losses = loaded.servers[0][1].ledger.losses if loaded.servers else []
+        shown = set(self._losses.ranges)
+        self._report.known += [
+            each.text() for each in losses if (each.from_lsn, each.through_lsn) not in shown
+        ]
+
     def _tell_rest(self) -> None:
         fs, layout, report = self._fs, self._layout, self._report
         report.quarantine = fs.names(layout.quarantine)
@@ -271,6 +282,7 @@ class _KeyCheck:
         self._pending: dict[int, int] = {}
         self._matched = 0
         self._missing: list[int] = []
+        self._begins_after = found.begins_after_lsn
         self._oldest_ends = found.segments[0].last_lsn if len(found.segments) > 1 else 0
 
     def take(self, record: Record, entry: Entry) -> None:
@@ -297,7 +309,8 @@ class _KeyCheck:
         path = Path(report.state_dir) / "index.sqlite"
         try:
             self._look_up(self._index)
-            lost = sum(self._index.count_between(*each) for each in {*losses.ranges})
+            gone = {(0, self._begins_after), *losses.ranges}
+            lost = sum(self._index.count_between(*each) for each in gone)
         except DamagedError as error:
             report.index.state = "damaged"
             report.find("damaged", f"{path}: {error}; the next start makes it again")

@@ -109,6 +109,12 @@ class Survey:
         return first.prev_last_lsn if first else 0
 
     @property
+    def loses_its_end(self) -> bool:
+        """Whether the last that had been durable is lost, so that there may have been more."""
+        last = self.segments[-1] if self.segments else None
+        return bool(last and last.records and last.losses and last.records[-1] is last.losses[-1])
+
+    @property
     def server_id(self) -> bytes:
         """The state directory's id as the newest readable segment has it; else empty."""
         ids = [s.header.server_id for s in self.segments if s.header and not s.guessed]
@@ -163,8 +169,8 @@ def survey(
 
 def _needless(segment: FoundSegment, following: FoundSegment, read_after_lsn: int) -> bool:
     after = following.header
-    if segment.header is None or after is None:
-        return False
+    if segment.header is None or after is None or following.number != segment.number + 1:
+        return False  # what is missing between two segments is told, needed or not
     return 0 < after.prev_last_lsn <= read_after_lsn
 
 
