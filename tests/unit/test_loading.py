@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tallymark.fs import OsFileSystem
 from tallymarkd.core.books import Loss
 from tallymarkd.core.layout import PROJECT_FILE, Layout
+from tallymarkd.core.verify import verify
 from tests.daemon_parts import PRODUCERS, image, run_end
 from tests.small_state import SEGMENT_BYTES
 from tests.state_dirs import SUFFIXES, Core, a_history, without_lsn
@@ -64,8 +66,10 @@ def losses(core: Core) -> list[Loss]:
 def test_what_was_retired_is_not_missed_by_an_older_generation(root: Path, count: int) -> None:
     before = quiet_for_long(root).crash()
     newest_lost(root, count)
+    findings = verify(OsFileSystem(), root).findings
     core = again(root)
 
+    assert [each.code for each in findings if each.code == "lost"] == []
     assert without_lsn(image(core.books)) == without_lsn(before)
     assert (core.report.new_losses, losses(core)) == (0, [])
 
@@ -95,7 +99,10 @@ def test_a_segment_that_only_a_project_lacks_is_missed(root: Path) -> None:
     gone, _, *_ = core.journal.sealed()
     core.crash()
     (root / "journal" / f"{gone.number:012d}.seg").unlink()
+    findings = verify(OsFileSystem(), root).findings
     core = again(root)
+
+    assert "lost" in [each.code for each in findings]
 
     assert "the journal begins later than busy would need" in losses(core)[0].reason
     assert (losses(core)[0].through_lsn, core.report.new_losses) == (gone.last_lsn, 1)

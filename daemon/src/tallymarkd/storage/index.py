@@ -75,16 +75,29 @@ def refuse_newer(path: Path) -> None:
     except sqlite3.Error:
         return
     try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (mark,) = db.execute("PRAGMA application_id").fetchone()
-    except sqlite3.Error:
+        check_version(db)
+    except NewerFormatError as error:
+        raise NewerFormatError(f"cannot open {path}: {error}") from None
+    except (sqlite3.Error, DamagedError):
         return
     finally:
         db.close()
+
+
+def check_version(db: sqlite3.Connection) -> None:
+    """Raises ``NewerFormatError``, and ``DamagedError`` for what is no index."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
     if version > FORMAT and mark == version_mark(version):
-        raise NewerFormatError(
-            f"cannot open {path}: it was written in format {version}; this version reads {FORMAT}"
-        )
+        raise NewerFormatError(f"it was written in format {version}; this version reads {FORMAT}")
+    if (version, mark) != (FORMAT, version_mark(FORMAT)):
+        raise DamagedError("it has another format")
+
+
+def check_sums(db: sqlite3.Connection) -> None:
+    """Raises ``DamagedError`` when a number in it has become another one."""
+    if list(db.execute(_SUMS, _ALL).fetchone()) != _meta_of(db)[1:]:
+        raise DamagedError("its sums are not those of its keys")
 
 
 class KeyIndex:
@@ -114,16 +127,15 @@ class KeyIndex:
             db.execute("PRAGMA journal_mode = WAL")
             # A lost transaction is rebuilt from the journal; a torn one never shows.
             db.execute("PRAGMA synchronous = NORMAL")
-            version = _version(db)
-            if version == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            if _is_empty(db):
                 db.executescript(f"BEGIN; {_schema()} COMMIT;")
-            elif version != (FORMAT, version_mark(FORMAT)):
-                raise DamagedError(f"cannot use {path} as an index: it has another format")
-            elif check and not _sound(db):
-                raise DamagedError(f"cannot use {path} as an index: what it holds is damaged")
+            check_version(db)
+            if check:
+                _check_pages(db)
+                check_sums(db)
             return cls(db)
         # A damaged cell may hold a text where a number belongs.
-        except (sqlite3.Error, TypeError, ValueError) as error:
+        except (sqlite3.Error, DamagedError, TypeError, ValueError) as error:
             db.close()
             raise DamagedError(f"cannot use {path} as an index: {error}") from error
         except BaseException:
@@ -200,25 +212,24 @@ class KeyIndex:
         self._db.close()
 
 
-def _version(db: sqlite3.Connection) -> tuple[int, int]:
+def _is_empty(db: sqlite3.Connection) -> bool:
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    (mark,) = db.execute("PRAGMA application_id").fetchone()
-    return version, mark
+    return version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _meta_of(db: sqlite3.Connection) -> list[int]:
-    """Reach and sums. Raises ``ValueError`` when the seal does not hold."""
+    """Reach and sums. Raises ``DamagedError`` when the seal does not hold."""
     found = dict(db.execute("SELECT name, value FROM meta").fetchall())
     values: list[int] = [found.get(name, 0) for name in _META]
     if found.get("seal") != _seal(values):
-        raise ValueError("its seal does not hold")
+        raise DamagedError("its seal does not hold")
     return values
 
 
-def _sound(db: sqlite3.Connection) -> bool:
-    """Whether SQLite finds nothing wrong with any page, and the sums are right;
-    two seconds for 5 million keys. Raises ``sqlite3.Error`` if it cannot be written.
-    """
+def _check_pages(db: sqlite3.Connection) -> None:
+    """Raises ``DamagedError`` for what SQLite finds, ``sqlite3.Error`` if it cannot be
+    written. With the sums, two seconds for 5 million keys."""
     db.executescript("BEGIN IMMEDIATE; UPDATE meta SET value = value; ROLLBACK;")
     (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    return answer == "ok" and list(db.execute(_SUMS, _ALL).fetchone()) == _meta_of(db)[1:]
+    if answer != "ok":
+        raise DamagedError(str(answer))
