@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -66,10 +66,7 @@ class Tally:
     whole: int = 0
     excused: int = 0
     wrong: int = 0
-    faults: list[str] = None  # type: ignore[assignment]  # made below
-
-    def __post_init__(self) -> None:
-        self.faults = []
+    faults: list[str] = field(default_factory=list)
 
     def add(self, damage: Damage, judged: Judged, excused: bool) -> None:
         """One more."""

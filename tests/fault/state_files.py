@@ -12,11 +12,11 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, project_directory
 from tests.daemon_parts import PRODUCERS, run_end, usage
+from tests.fault.flips import Tally
 from tests.fault.outcome import Outcome
 from tests.small_state import PROJECTS, SmallState, judge, start, taken
 from tests.state_dirs import SUFFIXES, Core
@@ -37,19 +37,6 @@ FILES = [
     SERVER_FILE,
     *(f"projects/{project_directory(name)}/{PROJECT_FILE}" for name in PROJECTS),
 ]
-
-
-@dataclass
-class _Tally:
-    tried: int = 0
-    lost: int = 0
-    doubled: int = 0
-    wrong: int = 0
-    retired: int = 0
-    faults: tuple[str, ...] = ()
-
-    def tell(self, fault: str) -> None:
-        self.faults = (*self.faults, fault)[:10]
 
 
 def destructions() -> Iterator[tuple[list[str], tuple[str, ...]]]:
@@ -89,11 +76,12 @@ def state_files(
 ) -> Outcome:
     """Newest 1, 2, 3 generations destroyed: nothing lost, and the state exactly the same."""
     logging.getLogger("tallymarkd").setLevel(logging.CRITICAL)
-    tally = _Tally()
+    tally = Tally()
+    segments_retired = 0
     for number in range(histories):
         clean = number % 2 == 0
         state, retired = a_history(directory / str(number), SEED + number, clean=clean)
-        tally.retired += retired
+        segments_retired += retired
         if not retired:
             tally.wrong += 1
             tally.tell(f"history {number} has retired nothing")
@@ -106,12 +94,12 @@ def state_files(
         lost=tally.lost,
         doubled=tally.doubled,
         wrong=tally.wrong + (tally.tried < promised),
-        notes=(f"{histories} histories, {tally.retired} segments retired", *tally.faults),
+        notes=(f"{histories} histories, {segments_retired} segments retired", *tally.faults),
     )
 
 
 def _try(
-    state: SmallState, root: Path, names: list[str], ways: tuple[str, ...], tally: _Tally
+    state: SmallState, root: Path, names: list[str], ways: tuple[str, ...], tally: Tally
 ) -> None:
     changed: dict[str, bytes | None] = {}
     for name, (suffix, way) in itertools.product(names, zip(SUFFIXES, ways, strict=False)):
@@ -129,7 +117,7 @@ def _try(
 
 
 def _judge(
-    state: SmallState, core: Core, changed: dict[str, bytes | None], what: str, tally: _Tally
+    state: SmallState, core: Core, changed: dict[str, bytes | None], what: str, tally: Tally
 ) -> None:
     judged = judge(state, core)
     report = core.report
