@@ -65,6 +65,21 @@ def test_a_name_that_is_no_field() -> None:
         found["mood"] = 1
 
 
+def test_what_dicts_can_do_beside() -> None:
+    found = state()
+    found.update({"total_tokens": 5}, updated_at="2026-02-01T00:00:00Z")
+    assert (found.total_tokens, found.updated_at.month) == (5, 2)
+    with pytest.raises(KeyError, match="mood"):
+        found.update(mood="good")
+    found.setdefault("agents", {})["coding"] = AgentProfile(agent_name="coding")
+    with pytest.raises(KeyError, match="mood"):
+        found.setdefault("mood", 1)
+    other = found.copy()
+    other["total_tokens"] = 6
+    assert (found.total_tokens, other.total_tokens) == (5, 6)
+    assert other.agents is found.agents
+
+
 def test_it_equals_the_dict_that_says_the_same() -> None:
     plain = {
         "event_id": "e",

@@ -15,10 +15,11 @@ no price and are left out of it.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -105,6 +106,19 @@ class StateStruct(msgspec.Struct, kw_only=True):
     def get(self, name: str, default: Any = None) -> Any:
         """The field's value, or ``default`` for a name that is no field."""
         return self[name] if name in self.__struct_fields__ else default
+
+    def setdefault(self, name: str, default: Any = None) -> Any:  # as dicts have it
+        """The field's value: every field has one."""
+        return self[name]
+
+    def update(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Set several fields. Raises ``KeyError`` for a name that is no field."""
+        for name, value in {**(values or {}), **more}.items():
+            self[name] = value
+
+    def copy(self) -> Self:
+        """Another one with the same values, which both share."""
+        return copy.copy(self)
 
 
 def _time_or_none(value: Any) -> Any:
