@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tallymark.fs import OsFileSystem
+from tallymarkd.storage.index import KeyIndex
 from tests.damaged_states import CASES, Case, both_ends, tree
 from tests.tallymark_command import Tallymark
 
@@ -128,11 +129,11 @@ def test_an_index_with_a_wal_is_read_and_left_alone(
     """As a killed daemon leaves it: half of the keys stand in the WAL."""
     root = tmp_path / "copy"
     shutil.copytree(made[True], root)
-    writer = sqlite3.connect(root / "index.sqlite", isolation_level=None)
+    writer = KeyIndex.open(root / "index.sqlite")
     reader = sqlite3.connect(root / "index.sqlite", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM keys").fetchone()
-    writer.execute("DELETE FROM keys WHERE lsn > 100")
+    assert writer.forget(101, 2**62) > 0
     assert (root / "index.sqlite-wal").stat().st_size
     copy = tmp_path / "killed"
     shutil.copytree(root, copy)

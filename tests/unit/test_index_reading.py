@@ -7,7 +7,7 @@ import pytest
 
 from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.fs import OsFileSystem
-from tallymarkd.storage.index import KeyIndex
+from tallymarkd.storage.index import KeyIndex, version_mark
 from tallymarkd.storage.index_reading import IndexReading, with_wal
 from tests.journals import flipped
 
@@ -107,7 +107,7 @@ def test_what_is_no_index_is_damaged(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE recipes (name TEXT)")
     db.close()
-    with pytest.raises(DamagedError, match="something else"):
+    with pytest.raises(DamagedError, match="another format"):
         IndexReading.open(OsFileSystem(), path)
 
 
@@ -116,6 +116,7 @@ def test_a_newer_index_is_refused(tmp_path: Path) -> None:
     KeyIndex.open(path).close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")
+    db.execute(f"PRAGMA application_id = {version_mark(2)}")
     db.close()
     with pytest.raises(NewerFormatError):
         IndexReading.open(OsFileSystem(), path)

@@ -12,6 +12,7 @@ from tallymark.fs import OsFileSystem
 from tallymarkd.core.recovery_report import RecoveryReport
 from tallymarkd.core.repair import repair
 from tallymarkd.core.verify import verify
+from tallymarkd.storage.index import version_mark
 from tests.damaged_states import CASES, Case, both_ends, in_index, state_file, tree
 from tests.faulty_fs import FaultyFs
 from tests.state_dirs import journal_settings
@@ -87,6 +88,7 @@ def test_it_refuses_what_is_no_state_directory(root: Path) -> None:
 def test_it_leaves_a_newer_format_alone(made: dict[bool, Path], root: Path) -> None:
     shutil.copytree(made[True], root)
     in_index("PRAGMA user_version = 2")(root)
+    in_index(f"PRAGMA application_id = {version_mark(2)}")(root)
     before = tree(root)
 
     with pytest.raises(NewerFormatError):

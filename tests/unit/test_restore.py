@@ -19,6 +19,7 @@ from tallymarkd.core.keys import key_hash
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.core.restore import RecoveryReport
+from tallymarkd.storage.index import version_mark
 from tallymarkd.storage.sealed import seal
 from tallymarkd.storage.segment import decode_header, encode_header
 from tests.daemon_parts import (
@@ -554,6 +555,7 @@ def newer_index(root: Path) -> Path:
     path = root / "index.sqlite"
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")
+    db.execute(f"PRAGMA application_id = {version_mark(2)}")
     db.close()
     return path
 

@@ -16,6 +16,7 @@ from tallymarkd.core import project_file
 from tallymarkd.core.books import Ledger, Mark, ServerState
 from tallymarkd.core.verify import verify
 from tallymarkd.core.verify_report import VerifyReport
+from tallymarkd.storage.index import KeyIndex, version_mark
 from tests.daemon_parts import PRODUCERS, run_end, usage
 from tests.damaged_states import (
     CASES,
@@ -325,18 +326,36 @@ def test_a_state_file_of_another_directory_is_found(whole: Path) -> None:
     ]
 
 
+def test_an_index_that_somebody_wrote_to_is_damaged(whole: Path) -> None:
+    in_index("DELETE FROM keys WHERE lsn BETWEEN ? AND ?", 100, 120)(whole)
+
+    report = look(whole)
+
+    assert codes(report) == {"damaged"}
+    assert "sums" in report.findings[0].message
+
+
+def later(index: KeyIndex) -> None:
+    """The newest keys, each under the number after its own."""
+    keys = index._db.execute("SELECT key, lsn + 1 FROM keys WHERE lsn > 200").fetchall()
+    assert index.forget(201, 2**62) == len(keys) > 0
+    index.add(keys, index.through_lsn)
+
+
 @pytest.mark.parametrize(
-    ("statement", "values", "told"),
+    ("change", "told"),
     [
-        ("DELETE FROM keys WHERE lsn BETWEEN ? AND ?", (100, 120), "are not in it"),
-        ("INSERT INTO keys VALUES (?, ?)", (4711, 55), "are of no event"),
-        ("UPDATE keys SET lsn = lsn + ? WHERE lsn > ?", (1, 200), "are not in it"),
+        (lambda index: index.forget(100, 120), "are not in it"),
+        (lambda index: index.add([(4711, 55)], index.through_lsn), "are of no event"),
+        (later, "are not in it"),
     ],
 )
 def test_an_index_that_is_not_the_journals_is_found(
-    whole: Path, statement: str, values: tuple[int, ...], told: str
+    whole: Path, change: Callable[[KeyIndex], object], told: str
 ) -> None:
-    in_index(statement, *values)(whole)
+    index = KeyIndex.open(whole / "index.sqlite")
+    change(index)
+    index.close()
 
     report = look(whole)
 
@@ -421,6 +440,7 @@ def test_a_daemon_that_came_and_went_meanwhile_is_noticed(whole: Path) -> None:
 
 def test_a_newer_format_is_refused(whole: Path) -> None:
     in_index("PRAGMA user_version = 2")(whole)
+    in_index(f"PRAGMA application_id = {version_mark(2)}")(whole)
 
     with pytest.raises(NewerFormatError, match=r"index\.sqlite"):
         look(whole)

@@ -82,10 +82,15 @@ class Ledger(msgspec.Struct, kw_only=True):
 
 
 class ServerState(msgspec.Struct, kw_only=True):
-    """What the daemon remembers beside the projects."""
+    """What the daemon remembers beside the projects.
+
+    Through ``retired_lsn`` the journal may have been retired: when this was written,
+    every generation of every state file had what its project had there.
+    """
 
     server_id: str
     applied_lsn: int = 0
+    retired_lsn: int = 0
     running_seconds: float = 0.0
     marks: dict[str, Mark] = {}
     last_lsn: dict[str, int] = {}

@@ -290,7 +290,7 @@ class Checkpointer:
         segment = self._over_limit()
         if segment is None:
             return False
-        pinning = self._pinning(segment)
+        pinning = self._pinning(segment) or self._announce(segment)
         if not pinning:
             self._busy = True
             self._began = self._clock()
@@ -301,6 +301,18 @@ class Checkpointer:
             if target.dirty_since is None:
                 target.dirty_since = self._clock()
         return False
+
+    def _announce(self, segment: SealedSegment) -> list[str]:
+        """Have every generation of ``server.json`` say that the segment may go.
+
+        So that a later start can tell it from one that somebody has removed.
+        """
+        server = self._books.server
+        if server.retired_lsn >= segment.last_lsn:
+            return []
+        server.retired_lsn = segment.last_lsn
+        self._target(SERVER).reaches.clear()
+        return [SERVER]
 
     def _over_limit(self) -> SealedSegment | None:
         sealed = self._journal.sealed()

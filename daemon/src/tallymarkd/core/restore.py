@@ -202,7 +202,7 @@ class _Restore:
             index.add(keys, last)
         books.give_up_behind()
         report.new_losses, report.losses = books.new_losses, books.losses
-        return Keys(index, KeyIndex.open(self._layout.index))
+        return Keys(index, KeyIndex.open(self._layout.index, check=False))
 
     def _tell(self, found: Survey, begun: float) -> None:
         """Step 7: the report goes to the log and into the state directory."""
@@ -232,11 +232,10 @@ class _Restore:
 
 def _tell_missing(found: Survey, books: Books, files: StateFiles) -> None:
     """What state files need and stood before the journal's beginning."""
-    begins_after, needed_after = found.begins_after_lsn, files.replay_after_lsn
-    if begins_after > needed_after:
-        names = ", ".join(name for name, reach in files.needs.items() if reach < begins_after)
-        reason = f"the journal begins later than {names} would need"
-        books.miss(needed_after + 1, begins_after, reason)
+    begins_after = found.begins_after_lsn
+    if lacking := files.lacking(begins_after):
+        reason = f"the journal begins later than {', '.join(lacking)} would need"
+        books.miss(min(lacking.values()) + 1, begins_after, reason)
     elif begins_after and not found.segments:
         books.miss(begins_after + 1, begins_after, "there is no journal behind the state files")
     elif found.loses_its_end and found.report.end_lsn <= books.server.applied_lsn:

@@ -153,12 +153,10 @@ class _Verify:
         if not survey_report.clean:
             notes.append("the daemon did not stop in good order; the next start settles it")
         notes += [damage_text(each) for each in torn]
-        needs = loaded.files.needs
-        short = [name for name, reach in needs.items() if reach < found.begins_after_lsn]
-        if short:
+        if short := loaded.files.lacking(found.begins_after_lsn):
             self._report.find(
                 "lost",
-                f"{', '.join(short)} would need the journal from number {min(needs.values()) + 1} "
+                f"{', '.join(short)} would need the journal from number {min(short.values()) + 1} "
                 f"on, and it begins at {found.begins_after_lsn + 1}",
             )
 

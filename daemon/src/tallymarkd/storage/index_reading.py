@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.errors import DamagedError
 from tallymark.fs import FileSystem, read_file
-from tallymarkd.storage.index import FORMAT, QUERY_KEYS_MAX
+from tallymarkd.storage.index import QUERY_KEYS_MAX, check_sums, check_version
 
 _wal_header = struct.Struct(">8I")
 _frame_header = struct.Struct(">6I")
@@ -55,14 +55,11 @@ class IndexReading:
         return None if row is None else tuple(int(value) for value in row)
 
     def _check(self) -> None:
-        (version,) = self._row("PRAGMA user_version") or (0,)
-        if version > FORMAT:
-            raise NewerFormatError(f"format {version}; this version reads {FORMAT}")
-        if version != FORMAT:
-            raise DamagedError("it is a database of something else")
+        check_version(self._db)
         (answer,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if answer != "ok":
             raise DamagedError(str(answer).replace("\n", " "))
+        check_sums(self._db)
 
     def lsn_of(self, keys: Sequence[int]) -> dict[int, int]:
         """The number under which each of the keys stands that are there."""
