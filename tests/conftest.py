@@ -17,7 +17,9 @@ PLATFORM_REASON = "not on this platform:"
 NO_SHARED_DATA = f"no recorded transcripts at {SHARED_DATA}"
 
 # A machine that does other things as well would fail examples for being slow.
-hypothesis.settings.register_profile("tallymark", deadline=None)
+hypothesis.settings.register_profile(
+    "tallymark", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("tallymark")
 
 # Read once: the fixture below removes it from the environment of every test.

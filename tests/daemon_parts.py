@@ -40,7 +40,7 @@ from tallymarkd.core.project_state import snapshot
 from tallymarkd.storage.index import KeyIndex
 from tallymarkd.storage.journal import JournalFull
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 """Longer than anything here can take; a test that gets there has failed."""
 
 NOON_NS = 1_767_355_200_000_000_000

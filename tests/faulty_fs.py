@@ -11,11 +11,11 @@ import errno
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from tallymark.fs import FileSystem, OsFileSystem
+from tallymark.fs import FileSystem, OsFileSystem, Stamp
 
 CHANGES = frozenset(
     "create write allocate truncate sync_data sync sync_dir replace link unlink mkdir lock".split()
@@ -36,6 +36,7 @@ class Operation:
     ``file`` is the identity of the file concerned, 0 where it is a directory.
     ``data`` are the bytes written, ``offset`` where; for ``truncate`` the offset
     is the new length, for ``allocate`` ``length`` bytes are reserved from it.
+    ``failed`` when it raised, and nothing of it was carried out.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Operation:
     offset: int = 0
     length: int = 0
     data: bytes = b""
+    failed: bool = False
 
     @property
     def changes(self) -> bool:
@@ -101,6 +103,8 @@ class FaultyFs:
     operations: list[Operation] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     dead: bool = False
+    before: Callable[[Operation], object] | None = None
+    """Called before each operation; what it does itself comes first in the record."""
     _files: dict[Path, int] = field(default_factory=dict)
     _fds: dict[int, _Opened] = field(default_factory=dict)
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -210,6 +214,9 @@ class FaultyFs:
     def exists(self, path: Path) -> bool:
         return self._do(Operation("exists", path), lambda: self.inner.exists(path))
 
+    def stamp(self, path: Path) -> Stamp | None:
+        return self._do(Operation("stamp", path), lambda: self.inner.stamp(path))
+
     def free_bytes(self, path: Path) -> int:
         return self._do(Operation("free_bytes", path), lambda: self.inner.free_bytes(path))
 
@@ -240,15 +247,26 @@ class FaultyFs:
         act: Callable[[], Result],
         part: Callable[[int], object] | None = None,
     ) -> Result:
+        if self.before is not None:
+            self.before(operation)
         if self.dead:
             raise Killed
+        place = len(self.operations)
         self.operations.append(operation)
         fault = next((fault for fault in self.faults if fault.strikes(operation)), None)
-        if fault is None:
-            return act()
-        if fault.done:
-            act()
-        elif fault.written and part is not None:
-            part(fault.written)
+        try:
+            if fault is None:
+                return act()
+            if fault.done:
+                act()
+            elif fault.written and part is not None:
+                part(fault.written)
+        except OSError:
+            self.operations[place] = replace(operation, failed=True)
+            raise
+        if fault.written and not fault.done:
+            self.operations[place] = replace(operation, data=operation.data[: fault.written])
+        elif not fault.done:
+            self.operations[place] = replace(operation, failed=True)
         self.dead = isinstance(fault.error, Killed)
         raise fault.error

@@ -1,15 +1,7 @@
-"""A file system in memory that knows what a power cut may take away.
+"""A file system in memory that knows what a power cut may take away (tests/power.py).
 
-Each file has what programs see and what is durable, with the changes in
-between; each directory likewise. ``MemoryFs.after_power_cut`` builds a file
-system of what a disk may hold then, by these rules:
-
-- what was synced is there;
-- of every write that was not, each sector of 512 bytes is there or is not, each
-  by itself; where the file grew and the sector did not come, there are zeros;
-- of a changed length that was not synced, either may be there;
-- of the changed names of a directory that was not synced, the first few are there.
-
+``MemoryFs.after_power_cut`` builds a file system of what a disk may hold then, by
+chance; ``dice`` and ``left`` let a test try the possibilities one by one.
 ``MemoryFs.after_kill`` is what a process finds when only the one before it died.
 """
 
@@ -17,110 +9,13 @@ from __future__ import annotations
 
 import errno
 import random
+import zlib
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 
-SECTOR_BYTES = 512
-
-
-@dataclass
-class File:
-    """One file, whatever its names are."""
-
-    live: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
-    changes: list[tuple[int, bytes | None]] = field(default_factory=list)
-    """Since the last sync: (offset, bytes written), or (new length, None)."""
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.changes.append((offset, data))
-        put(self.live, offset, data)
-
-    def resize(self, length: int) -> None:
-        self.changes.append((length, None))
-        fit(self.live, length)
-
-    def sync(self) -> None:
-        data = bytearray(self.durable)
-        for offset, written in self.changes:
-            if written is None:
-                fit(data, offset)
-            else:
-                put(data, offset, written)
-        self.durable = bytes(data)
-        self.changes.clear()
-
-    def survivor(self, choice: random.Random) -> File:
-        """What may be left of it."""
-        data = bytearray(self.durable)
-        for offset, written in self.changes:
-            if written is None:
-                if choice.random() < 0.5:
-                    fit(data, offset)
-                continue
-            share = choice.choice((0.0, 0.5, 0.9, 1.0))
-            for start, piece in sectors(offset, written):
-                if choice.random() < share:
-                    put(data, start, piece)
-        return File(data, bytes(data))
-
-
-def sectors(offset: int, data: bytes) -> list[tuple[int, bytes]]:
-    """A write, cut where the sectors of the disk begin."""
-    pieces = []
-    end = offset + len(data)
-    at = offset
-    while at < end:
-        stop = min(end, (at // SECTOR_BYTES + 1) * SECTOR_BYTES)
-        pieces.append((at, data[at - offset : stop - offset]))
-        at = stop
-    return pieces
-
-
-def put(data: bytearray, offset: int, piece: bytes) -> None:
-    """Write into a file's bytes; a hole before them is zeros."""
-    if offset > len(data):
-        fit(data, offset)
-    data[offset : offset + len(piece)] = piece
-
-
-def fit(data: bytearray, length: int) -> None:
-    """Cut or extend a file's bytes."""
-    del data[length:]
-    data.extend(bytes(length - len(data)))
-
-
-@dataclass
-class Directory:
-    """Names in one directory. A change is a set of names that change at once."""
-
-    live: dict[str, File] = field(default_factory=dict)
-    durable: dict[str, File] = field(default_factory=dict)
-    changes: list[dict[str, File | None]] = field(default_factory=list)
-
-    def change(self, names: dict[str, File | None]) -> None:
-        self.changes.append(names)
-        apply(self.live, names)
-
-    def sync(self) -> None:
-        self.durable = dict(self.live)
-        self.changes.clear()
-
-    def survivors(self, choice: random.Random) -> dict[str, File]:
-        left = dict(self.durable)
-        for names in self.changes[: choice.randint(0, len(self.changes))]:
-            apply(left, names)
-        return left
-
-
-def apply(names: dict[str, File], changed: dict[str, File | None]) -> None:
-    """Carry out one change of names."""
-    for name, file in changed.items():
-        if file is None:
-            names.pop(name, None)
-        else:
-            names[name] = file
+from tallymark.fs import Stamp
+from tests.power import Die, Directory, File, NameChange, Versions
 
 
 class MemoryFs:
@@ -128,6 +23,7 @@ class MemoryFs:
 
     def __init__(self) -> None:
         self.directories: dict[Path, Directory] = {Path("/"): Directory()}
+        self.name_changes: list[NameChange] = []
         self._open: dict[int, File] = {}
         self._next_fd = 100
 
@@ -139,33 +35,70 @@ class MemoryFs:
         other._open = {}
         return other
 
+    def dice(self) -> list[Die]:
+        """Every question that a power cut would answer now."""
+        return [die for _, dice in self._questions() for die in dice]
+
+    def left(self, throw: Sequence[int]) -> MemoryFs:
+        """The disk after a power cut, by one answer for each of ``dice``."""
+        other = MemoryFs()
+        rest = iter(throw)
+        names = {path: dict(each.durable) for path, each in self.directories.items()}
+        for change in self.name_changes:
+            if next(rest):
+                _rename(names, change)
+        files: dict[int, File] = {}
+        for file, versions in self._doubtful():
+            answers = [next(rest) for _ in versions.dice()]
+            data = versions.left(file.durable, answers)
+            files[id(file)] = File(bytearray(data), data)
+        for path, found in names.items():
+            kept = {}
+            for name, file in found.items():
+                if id(file) not in files:
+                    files[id(file)] = File(bytearray(file.durable), file.durable)
+                kept[name] = files[id(file)]
+            other.directories[path] = Directory(kept, dict(kept))
+        return other
+
     def after_power_cut(self, choice: random.Random) -> MemoryFs:
         """One of the states in which the disk may be found."""
-        other = MemoryFs()
-        survivors: dict[int, File] = {}
-        for path, directory in self.directories.items():
-            names = {}
-            for name, file in directory.survivors(choice).items():
-                if id(file) not in survivors:
-                    survivors[id(file)] = file.survivor(choice)
-                names[name] = survivors[id(file)]
-            other.directories[path] = Directory(names, dict(names))
-        return other
+        throw: list[int] = []
+        for _, dice in self._questions():
+            share = choice.choice((0.0, 0.5, 0.9, 1.0))
+            for die in dice:
+                most = die.answers - 1
+                throw.append(choice.randint(1, most) if choice.random() < share else 0)
+        return self.left(throw)
+
+    def _questions(self) -> list[tuple[object, list[Die]]]:
+        """The dice of the names, then those of each file that is not all durable."""
+        names = [Die("name", 2)] * len(self.name_changes)
+        return [(None, names), *((f, versions.dice()) for f, versions in self._doubtful())]
+
+    def _doubtful(self) -> list[tuple[File, Versions]]:
+        """Files with changes that were not synced and a name that may be there."""
+        found: dict[int, File] = {}
+        for _, directory in sorted(self.directories.items()):
+            found.update((id(file), file) for file in directory.durable.values())
+        for change in self.name_changes:
+            found.update((id(file), file) for file in change.values() if file is not None)
+        return [(file, file.versions()) for file in found.values() if file.changes]
 
     def content(self, path: Path) -> bytes:
         """The bytes that programs see."""
-        return bytes(self._file(path).live)
+        return bytes(self.file_at(path).live)
 
     def overwrite(self, path: Path, data: bytes) -> None:
         """Change a file behind everybody's back, durably."""
-        file = self._file(path)
+        file = self.file_at(path)
         file.live, file.durable = bytearray(data), data
         file.changes.clear()
 
     def lose_pages(self, path: Path) -> None:
         """What a failed sync does: the pages still show what was written, and no
         later sync writes them."""
-        self._file(path).changes.clear()
+        self.file_at(path).changes.clear()
 
     def contents(self) -> dict[Path, bytes]:
         """Every file that programs see."""
@@ -178,16 +111,16 @@ class MemoryFs:
     # FileSystem.
 
     def open_read(self, path: Path) -> int:
-        return self._opened(self._file(path))
+        return self._opened(self.file_at(path))
 
     def open_write(self, path: Path) -> int:
-        return self._opened(self._file(path))
+        return self._opened(self.file_at(path))
 
     def create(self, path: Path) -> int:
         if self.exists(path):
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
         file = File()
-        self._directory(path.parent).change({path.name: file})
+        self._change({(path.parent, path.name): file})
         return self._opened(file)
 
     def close(self, fd: int) -> None:
@@ -219,24 +152,30 @@ class MemoryFs:
         self._open[fd].sync()
 
     def sync_dir(self, path: Path) -> None:
-        self._directory(path).sync()
+        directory = self._directory(path)
+        waiting: list[NameChange] = []
+        for change in self.name_changes:
+            here = {key: file for key, file in change.items() if key[0] == path}
+            _rename({path: directory.durable}, here)
+            elsewhere = {key: file for key, file in change.items() if key[0] != path}
+            if elsewhere:
+                waiting.append(elsewhere)
+        self.name_changes = waiting
 
     def replace(self, source: Path, target: Path) -> None:
-        file = self._file(source)
-        if source.parent == target.parent:
-            self._directory(target.parent).change({source.name: None, target.name: file})
-        else:
-            self._directory(target.parent).change({target.name: file})
-            self._directory(source.parent).change({source.name: None})
+        file = self.file_at(source)
+        if self._directory(target.parent).live.get(target.name) is file:
+            return  # two names of one file: rename does nothing, says POSIX
+        self._change({(source.parent, source.name): None, (target.parent, target.name): file})
 
     def link(self, source: Path, target: Path) -> None:
         if self.exists(target):
             raise FileExistsError(errno.EEXIST, "File exists", str(target))
-        self._directory(target.parent).change({target.name: self._file(source)})
+        self._change({(target.parent, target.name): self.file_at(source)})
 
     def unlink(self, path: Path) -> None:
         if self.exists(path):
-            self._directory(path.parent).change({path.name: None})
+            self._change({(path.parent, path.name): None})
 
     def mkdir(self, path: Path) -> None:
         for each in (path, *path.parents):
@@ -250,15 +189,27 @@ class MemoryFs:
         directory = self.directories.get(path.parent)
         return path in self.directories or (directory is not None and path.name in directory.live)
 
+    def stamp(self, path: Path) -> Stamp | None:
+        if not self.exists(path) or path in self.directories:
+            return None
+        file = self.file_at(path)
+        return Stamp(id(file), len(file.live), zlib.crc32(file.live))
+
     def free_bytes(self, path: Path) -> int:
         return 2**40
 
     def lock(self, path: Path) -> int:
         if not self.exists(path):
             return self.create(path)
-        if self._file(path) in self._open.values():
+        if self.file_at(path) in self._open.values():
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return self.open_write(path)
+
+    def _change(self, change: NameChange) -> None:
+        for path, _ in change:
+            self._directory(path)
+        self.name_changes.append(change)
+        _rename({path: self.directories[path].live for path, _ in change}, change)
 
     def _directory(self, path: Path) -> Directory:
         try:
@@ -266,7 +217,8 @@ class MemoryFs:
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "No such directory", str(path)) from None
 
-    def _file(self, path: Path) -> File:
+    def file_at(self, path: Path) -> File:
+        """The file that has this name. Raises ``FileNotFoundError``."""
         try:
             return self._directory(path.parent).live[path.name]
         except KeyError:
@@ -276,3 +228,11 @@ class MemoryFs:
         self._next_fd += 1
         self._open[self._next_fd] = file
         return self._next_fd
+
+
+def _rename(names: dict[Path, dict[str, File]], change: NameChange) -> None:
+    for (path, name), file in change.items():
+        if file is None:
+            names[path].pop(name, None)
+        else:
+            names[path][name] = file

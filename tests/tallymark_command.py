@@ -18,6 +18,7 @@ from tallymarkd.core import project_file
 from tallymarkd.core.layout import PROJECT_FILE, Layout
 from tallymarkd.core.project_state import ProjectState
 
+DEADLINE_SECONDS = 60.0
 SERVER_ID = "4c8f8f0e-7f6d-4f0e-9a55-2b8f5f6f0c11"
 
 
@@ -45,6 +46,9 @@ class Tallymark:
         self.socket = socket_path(self.state_dir)
         self._monkeypatch = monkeypatch
         self._capture = capture
+        # How long the system takes to run a thread is no matter of the commands.
+        for name in ("HEALTH_TIMEOUT_SECONDS", "GOODBYE_TIMEOUT_SECONDS"):
+            monkeypatch.setattr(f"tallymarkd.cli.recording.{name}", DEADLINE_SECONDS)
 
     def __call__(self, *args: str, stdin: bytes = b"") -> Done:
         self._capture.readouterr()

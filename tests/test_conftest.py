@@ -26,7 +26,7 @@ def run(folder: Path, *tests: str, **variables: str) -> subprocess.CompletedProc
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
 
 

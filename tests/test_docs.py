@@ -34,7 +34,7 @@ WITH_EXAMPLES = sorted(
     for path in ROOT.glob(pattern)
 )
 ALL = sorted({*WITH_EXAMPLES, *ROOT.glob("*.md")})
-START_SECONDS_MAX = 20.0
+START_SECONDS_MAX = 60.0
 
 FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*)")
 COMMAND = re.compile(r"^\$ (tallymark(?: .*?)?)(?:\s+# exit (\d+))?$")
@@ -182,7 +182,7 @@ def run_examples(path: Path, found: list[Example], variables: dict[str, str]) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -21,20 +21,24 @@ from tallymark import Client
 from tallymark.events import RunEnd, Usage
 from tallymark.protocol.connection import ClientConnection
 from tallymark.protocol.outbox import Outbox
-from tests.daemon import Daemon, running, tallymark, wait_for
+from tests.daemon import DEADLINE_SECONDS, Daemon, running, tallymark, wait_for
 from tests.speed import Times, quick
+
+HEALTH_SECONDS_MAX = 0.8
+"""More than ``tallymark --version`` takes, which is 0.1 to 0.2 s on an idle machine. How
+long Python takes to start is no matter of ours, and on a busy machine most of a second."""
 
 
 class UnixHTTP(http.client.HTTPConnection):
     """http.client over a Unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=DEADLINE_SECONDS)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(DEADLINE_SECONDS)
         self.sock.connect(str(self._path))
 
 
@@ -76,7 +80,9 @@ def test_events_survive_sigkill_right_after_the_acknowledgement(daemon: Daemon) 
         daemon.kill()
         daemon.start()
         assert client.dump().agents["coding"].total_tokens == 10
-        client.emit(RunEnd(agent_name="coding", input_tokens=1), durable=True, timeout=30)
+        client.emit(
+            RunEnd(agent_name="coding", input_tokens=1), durable=True, timeout=DEADLINE_SECONDS
+        )
     recovery = daemon.health().report["recovery"]
     assert recovery["clean"] is False
     assert recovery["events_replayed"] == 1
@@ -88,10 +94,10 @@ def test_a_drain_keeps_what_has_arrived_and_takes_its_socket_away(daemon: Daemon
     with Client("p", socket=daemon.socket) as client:
         for _ in range(500):
             client.emit(Usage(agent_name="coding", input_tokens=1))
-        client.flush(30)
+        client.flush(DEADLINE_SECONDS)
         daemon.signal(signal.SIGTERM)
         assert daemon.process is not None
-        assert daemon.process.wait(10) == 0
+        assert daemon.process.wait(DEADLINE_SECONDS) == 0
     assert not daemon.socket.exists()
     daemon.start()
     assert daemon.ledger["stored"] == 500
@@ -102,7 +108,7 @@ def test_a_conversation_ends_with_its_acknowledgement_and_a_goodbye(daemon: Daem
     event = msgspec.msgpack.encode([Usage(agent_name="coding", input_tokens=1)])
     said: list[str] = []
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(DEADLINE_SECONDS)
         sock.connect(str(daemon.socket))
         sock.sendall(talk.start(producer=str(uuid.uuid4()), project="p"))
         while talk.welcome is None:
@@ -134,7 +140,7 @@ def test_a_second_daemon_leaves_the_first_its_socket(daemon: Daemon) -> None:
     message = start_refused("--state-dir", str(other), "--socket", str(daemon.socket))
     assert "another tallymarkd" in message
     with Client("p", socket=daemon.socket) as client:
-        client.emit(RunEnd(agent_name="coding"), durable=True, timeout=30)
+        client.emit(RunEnd(agent_name="coding"), durable=True, timeout=DEADLINE_SECONDS)
 
 
 def test_a_stale_socket_is_taken_over(daemon: Daemon) -> None:
@@ -225,12 +231,14 @@ def test_curl_posts_an_event(daemon: Daemon) -> None:
     try:
         found = subprocess.run(
             [*curl, "http://localhost/v1/events?project=p", "-d", event],
-            capture_output=True, text=True, timeout=30,
+            capture_output=True, text=True, timeout=DEADLINE_SECONDS,
         )  # fmt: skip
     except FileNotFoundError:
         pytest.skip("curl is not installed")
     assert json.loads(found.stdout)["stored"] == 1
-    health = subprocess.run([*curl, "http://localhost/v1/health"], capture_output=True, timeout=30)
+    health = subprocess.run(
+        [*curl, "http://localhost/v1/health"], capture_output=True, timeout=DEADLINE_SECONDS
+    )
     assert json.loads(health.stdout)["status"] == "ok"
 
 
@@ -238,20 +246,22 @@ def test_health_tells_what_is_wrong_in_under_a_second(tmp_path: Path) -> None:
     path = tmp_path / "state" / "run" / "tallymark.sock"
     place = ("--socket", str(path))
 
-    def attempt(expected: int) -> tuple[Times, str]:
+    def attempt() -> tuple[Times, subprocess.CompletedProcess[str]]:
         began = time.monotonic()
+        tallymark("--version")
+        started = time.monotonic()
         found = tallymark(*place, "health")
-        seconds = time.monotonic() - began
-        assert found.returncode == expected, found
-        assert "Traceback" not in found.stderr
-        return {"health": seconds}, found.stdout + found.stderr
+        return {"health": (time.monotonic() - started) - (started - began)}, found
 
     def health(expected: int) -> str:
-        return quick({"health": 1.0}, lambda: attempt(expected))
+        found = quick({"health": HEALTH_SECONDS_MAX}, attempt)
+        assert found.returncode == expected, found
+        assert "Traceback" not in found.stderr
+        return found.stdout + found.stderr
 
     with running(tmp_path / "state") as daemon:
         assert "ok" in health(0)
-        assert "ok" in tallymark(*place, "health", "--deep").stdout
+        wait_for("a probe", lambda: "ok" in tallymark(*place, "health", "--deep").stdout)
         daemon.signal(signal.SIGSTOP)
         stopped = health(2)
         daemon.signal(signal.SIGCONT)

@@ -10,7 +10,8 @@ from tallymark.protocol.messages import Ack, HealthReport, Publish, Reason
 from tallymarkd.cli import emit
 from tallymarkd.cli.recording import Recorder
 from tests.fake_daemon import FakeDaemon
-from tests.tallymark_command import Tallymark
+from tests.speed import Times, quick, with_enough_time
+from tests.tallymark_command import Done, Tallymark
 
 RUN = ["emit", "--type", "run.end", "--agent", "coding", "--project", "demo"]
 
@@ -84,13 +85,38 @@ def test_what_is_rejected_is_1_with_the_reason(tallymark: Tallymark) -> None:
 
 
 def test_without_a_daemon_it_is_1_and_nothing_is_claimed(tallymark: Tallymark) -> None:
-    began = time.monotonic()
-    done = tallymark(*RUN, "--timeout", "0.1")
-    assert time.monotonic() - began < 2
+    def attempt() -> tuple[Times, Done]:
+        began = time.monotonic()
+        done = tallymark(*RUN, "--timeout", "0.1")
+        return {"emit": time.monotonic() - began}, done
+
+    done = quick({"emit": 1.0}, attempt)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tallymark: cannot record the event: cannot reach tallymarkd at ")
     assert "it is not running" in done.err
     assert done.err.endswith("nothing was recorded\n")
+
+
+def test_a_daemon_that_comes_too_late_gets_nothing_that_was_said_not_to_be_recorded(
+    tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = FakeDaemon(tallymark.socket)
+
+    def look_and_be_slow(recorder: Recorder) -> int:
+        sent = recorder._client.stats().sent
+        daemon.start()
+        with daemon.changed:
+            daemon.changed.wait_for(lambda: daemon.events, 1.0)
+        return sent
+
+    monkeypatch.setattr(Recorder, "sent", property(look_and_be_slow))
+    try:
+        done = tallymark(*RUN, "--timeout", "0.1")
+        events = daemon.events
+    finally:
+        daemon.stop()
+    assert done.err.endswith("nothing was recorded\n")
+    assert events == []
 
 
 def test_a_daemon_that_comes_in_time_is_waited_for(
@@ -123,7 +149,10 @@ def test_sent_and_not_acknowledged_is_said_to_be_unknown(
             status="degraded",
             reasons=[Reason(code="disk_full", message="no room", remedy="free space")],
         )
-        done = tallymark(*RUN, "--timeout", "0.3", *key)
+        done = with_enough_time(
+            lambda seconds: tallymark(*RUN, "--timeout", f"{seconds}", *key),
+            lambda _: daemon.events,
+        )
     assert (done.code, done.out) == (1, "")
     assert "cannot tell whether the event was recorded" in done.err
     assert "tallymarkd is degraded: no room; free space" in done.err

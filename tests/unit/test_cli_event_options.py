@@ -114,6 +114,7 @@ def test_a_line_keeps_what_is_not_known_here() -> None:
     ("line", "told"),
     [
         (b"{", "it is not JSON"),
+        (b"xx", "it is not JSON: invalid character"),
         (b'{"type":"\xff"}', "it is not JSON"),
         (b"[" * 100_000, "it is not JSON"),
         (b"[1]", "it is not a JSON object"),

@@ -10,6 +10,7 @@ from tallymark.protocol.messages import Ack, Publish
 from tallymarkd.sources.claude_transcript import read_transcript
 from tests.conftest import ROOT
 from tests.fake_daemon import FakeDaemon
+from tests.speed import with_enough_time
 from tests.tallymark_command import Tallymark
 
 FIXTURE = ROOT / "tests" / "fixtures" / "claude-code"
@@ -165,7 +166,10 @@ def test_a_daemon_that_stays_away_is_1_and_importing_again_is_harmless(
 ) -> None:
     with FakeDaemon(tallymark.socket) as daemon:
         daemon.acks = False
-        done = tallymark(*COMMAND, str(FIXTURE), "--timeout", "0.2")
+        done = with_enough_time(
+            lambda seconds: tallymark(*COMMAND, str(FIXTURE), "--timeout", f"{seconds}"),
+            lambda _: daemon.events,
+        )
     assert (done.code, done.out) == (1, "")
     assert "cannot import all Claude Code transcripts: " in done.err
     assert "importing again is harmless" in done.err

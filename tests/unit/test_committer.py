@@ -81,6 +81,18 @@ def test_a_ticket_comes_back_when_it_is_durable() -> None:
     rig.stop()
 
 
+def test_one_that_was_never_started_takes_its_turns_with_whoever_stops_it() -> None:
+    rig = Rig()
+    ticket = rig.submit()
+    assert rig.committer.waiting == 1
+
+    assert rig.committer.stop(0.0)
+
+    assert rig.committer.waiting == 0
+    assert rig.next() == [ticket]
+    assert [record.kind for record in rig.log.records] == [Kind.BATCH, Kind.STOP]
+
+
 def test_nothing_comes_back_before_the_sync() -> None:
     rig = Rig()
     rig.committer.start()

@@ -34,7 +34,15 @@ from tests.conversation_parts import (
     opening,
     wire,
 )
-from tests.daemon_parts import PRODUCERS, UID, Bench, publish, run_end, until
+from tests.daemon_parts import (
+    DEADLINE_SECONDS,
+    PRODUCERS,
+    UID,
+    Bench,
+    publish,
+    run_end,
+    until,
+)
 
 ALICE, BOB = PRODUCERS[:2]
 
@@ -311,7 +319,7 @@ def test_after_eof_an_ack_and_a_nack_of_one_commit_are_both_sent(bench: Bench) -
         bench.log.may_sync.clear()
         bench.log.syncing.clear()
         Talk(desk).open(BOB).send(wire(publish(1, run_end(0))))
-        assert bench.log.syncing.wait(20)
+        assert bench.log.syncing.wait(DEADLINE_SECONDS)
         talk.send(wire(publish(1, run_end(1)), publish(2, run_end(2))))
         bench.log.roll_at = 1
         assert talk.conversation.eof_received()

@@ -19,9 +19,11 @@ from tallymark.errors import DeliveryError, FlushTimeout
 from tallymark.events import Usage
 from tallymark.settings import Settings
 from tests.fake_daemon import FakeDaemon, until
+from tests.speed import Times, quick
 
-FLUSH_SECONDS = 10.0
+FLUSH_SECONDS = 60.0
 EXIT_SECONDS_MAX = 0.5
+PUT_SECONDS_MAX = 0.2
 
 Make = Callable[..., Delivery]
 
@@ -48,6 +50,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
         made.append(delivery)
         return delivery
 
+    # Tests count the threads: those of others may take their time to end.
+    until(lambda: not senders(), "the end of earlier senders")
     yield make_one
     for delivery in made:
         delivery.close(0.0)
@@ -72,7 +76,7 @@ def test_one_thread_is_started_by_the_first_event(daemon: FakeDaemon, make: Make
     delivery.put(Usage())
     (thread,) = senders()
     assert thread.daemon
-    delivery.close()
+    delivery.close(FLUSH_SECONDS)
     assert not senders()
 
 
@@ -133,9 +137,9 @@ def test_flush_returns_when_all_is_durable(daemon: FakeDaemon, make: Make) -> No
     delivery = make()
     daemon.acks = False
     delivery.put(Usage())
+    daemon.wait(lambda: len(daemon.events) == 1)
     with pytest.raises(FlushTimeout):
         delivery.flush(0.05)
-    assert len(daemon.events) == 1
     daemon.resume_acks()
     delivery.flush(FLUSH_SECONDS)
     assert delivery.idle
@@ -168,7 +172,7 @@ def test_flushes_in_vain_leave_nothing_behind(make: Make, tmp_path: Path) -> Non
     assert len(sender.backlog._waiting) <= 200
     with pytest.raises(FlushTimeout):
         delivery.flush(0.05)
-    assert len(sender.backlog._waiting) <= 2
+    until(lambda: len(sender.backlog._waiting) <= 2)
     with FakeDaemon(tmp_path / "s.sock") as daemon:
         delivery.flush(FLUSH_SECONDS)
         assert [event["event_id"] for event in daemon.events] == ["only"]
@@ -207,7 +211,7 @@ def test_many_threads_flush_at_once(daemon: FakeDaemon, make: Make) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(FLUSH_SECONDS)
     assert not failures
     assert len(daemon.events) == 300
 
@@ -333,22 +337,27 @@ def test_the_exact_count_of_what_was_not_delivered(
     trouble: Callable[[FakeDaemon], str],
 ) -> None:
     cause = trouble(daemon)
-    delivery = make()
-    slowest = 0.0
-    for _ in range(20_000):
+
+    def attempt() -> tuple[Times, None]:
+        delivery = make()
+        slowest = 0.0
+        for _ in range(20_000):
+            began = time.perf_counter()
+            delivery.put(Usage())
+            slowest = max(slowest, time.perf_counter() - began)
+        until(lambda: cause in delivery.trouble, "the cause")
         began = time.perf_counter()
-        delivery.put(Usage())
-        slowest = max(slowest, time.perf_counter() - began)
-    began = time.monotonic()
-    delivery.close()
-    assert time.monotonic() - began < EXIT_SECONDS_MAX
-    last = caplog.messages[-1]
-    assert last.startswith(
-        "20000 events were not delivered: 10000 still unacknowledged, "
-        "10000 dropped because the queue was full"
-    )
-    assert cause in last
-    assert slowest < 1.0
+        delivery.close()
+        took = time.perf_counter() - began
+        last = caplog.messages[-1]
+        assert last.startswith(
+            "20000 events were not delivered: 10000 still unacknowledged, "
+            "10000 dropped because the queue was full"
+        )
+        assert cause in last
+        return {"put": slowest, "close": took}, None
+
+    quick({"put": PUT_SECONDS_MAX, "close": EXIT_SECONDS_MAX}, attempt)
 
 
 def test_drops_alone_are_told_too(

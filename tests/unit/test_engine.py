@@ -16,6 +16,7 @@ from tallymarkd.core.entry import Cost, Verdict
 from tallymarkd.core.producers import TransientError
 from tallymarkd.storage.journal import JournalFull
 from tests.daemon_parts import (
+    DEADLINE_SECONDS,
     MIB,
     NOON_NS,
     PRODUCERS,
@@ -189,7 +190,7 @@ def test_one_cumulative_ack_answers_a_whole_commit(make_bench: MakeBench) -> Non
     alice, bob = bench.join(ALICE), bench.join(BOB)
     bench.log.may_sync.clear()
     alice.publish(1, run_end(1))
-    assert bench.log.syncing.wait(20)
+    assert bench.log.syncing.wait(DEADLINE_SECONDS)
     alice.publish(2, run_end(2))
     bob.publish(1, run_end(3))
     alice.publish(3, run_end(4), usage(input_tokens=-1))
@@ -554,7 +555,7 @@ def test_what_was_kept_before_the_disk_was_full_is_acknowledged(bench: Bench) ->
     bench.log.may_sync.clear()
     bench.log.syncing.clear()
     bench.join(BOB).publish(1, run_end(0))
-    assert bench.log.syncing.wait(20)
+    assert bench.log.syncing.wait(DEADLINE_SECONDS)
     alice.publish(1, run_end(1))
     alice.publish(2, run_end(2))
     bench.log.roll_at = 1
@@ -576,7 +577,7 @@ def test_nothing_overtakes_what_was_not_kept(make_bench: MakeBench) -> None:
     alice = bench.join()
     bench.log.full = True
     alice.publish(1, run_end(1))
-    first = bench.results.get(timeout=20)
+    first = bench.results.get(timeout=DEADLINE_SECONDS)
     bench.log.full = False
 
     alice.publish(2, run_end(2))
@@ -601,8 +602,8 @@ def test_a_late_failure_does_not_undo_what_was_sent_again(make_bench: MakeBench)
     bench.log.full = True
     alice.publish(1, run_end(1))
     alice.publish(2, run_end(2))
-    first = bench.results.get(timeout=20)
-    second = bench.results.get(timeout=20)
+    first = bench.results.get(timeout=DEADLINE_SECONDS)
+    second = bench.results.get(timeout=DEADLINE_SECONDS)
     bench.log.full = False
 
     bench.engine.committed(first)
@@ -621,8 +622,8 @@ def test_a_key_of_a_batch_that_fails_late_is_not_taken_for_known(make_bench: Mak
     bench.log.full = True
     alice.publish(1, usage("k1"))
     alice.publish(2, usage("k2"))
-    first = bench.results.get(timeout=20)
-    second = bench.results.get(timeout=20)
+    first = bench.results.get(timeout=DEADLINE_SECONDS)
+    second = bench.results.get(timeout=DEADLINE_SECONDS)
     bench.log.full = False
 
     bench.engine.committed(first)
@@ -685,8 +686,8 @@ def test_a_post_finds_no_keys_of_what_is_bound_to_fail(make_bench: MakeBench) ->
     bench.log.full = True
     alice.publish(1, run_end(1))
     lost = bench.post(("spotter", array(run_end(2)), 1))
-    first = bench.results.get(timeout=20)
-    second = bench.results.get(timeout=20)
+    first = bench.results.get(timeout=DEADLINE_SECONDS)
+    second = bench.results.get(timeout=DEADLINE_SECONDS)
     bench.log.full = False
 
     bench.engine.committed(first)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tallymark import fs as module
-from tallymark.fs import FileSystem, OsFileSystem, is_socket, read_file, write_file
+from tallymark.fs import FileSystem, OsFileSystem, is_locked, is_socket, read_file, write_file
 from tests.faulty_fs import FaultyFs, Killed
 from tests.memory_fs import MemoryFs
 
@@ -348,16 +348,19 @@ def test_a_power_cut_takes_only_what_was_not_synced() -> None:
     path = Path("/a")
     fd = fs.create(path)
     fs.write(fd, b"11", 0)
-    assert survivors(fs, path) == {b"no name", b"", b"11"}
+    assert survivors(fs, path) == {b"no name", b"", bytes(2), b"11"}
     fs.sync_dir(Path("/"))
-    assert survivors(fs, path) == {b"", b"11"}
+    assert survivors(fs, path) == {b"", bytes(2), b"11"}
     fs.sync_data(fd)
     assert survivors(fs, path) == {b"11"}
     fs.write(fd, b"22", 511)
-    torn = {b"11", b"11" + bytes(509) + b"2", b"11" + bytes(509) + b"22", b"11" + bytes(510) + b"2"}
+    first, second = (b"11" + bytes(509) + b"2", b"11" + bytes(510)), (b"2", b"\0")
+    torn = {b"11"} | {head[:512] + tail for head in first for tail in second}
     assert survivors(fs, path) == torn
     fs.truncate(fd, 1)
-    assert survivors(fs, path) == torn | {b"1"}
+    cut = survivors(fs, path)
+    assert {b"1", b"1\0"} | torn <= cut
+    assert {len(each) for each in cut} == {1, 2, 513}
     fs.sync(fd)
     fs.replace(path, Path("/b"))
     assert survivors(fs, path) == {b"1", b"no name"}
@@ -374,4 +377,51 @@ def test_a_kill_takes_nothing_that_was_written() -> None:
     assert left.contents() == {Path("/a"): b"11"}
     fs.write(fd, b"22", 0)
     assert left.content(Path("/a")) == b"11"
-    assert survivors(left, Path("/a")) == {b"no name", b"", b"11"}
+    assert survivors(left, Path("/a")) == {b"no name", b"", bytes(2), b"11"}
+
+
+def test_the_names_of_one_call_change_together() -> None:
+    fs = MemoryFs()
+    old, new = Path("/a/x"), Path("/b/x")
+    for path in (old, new):
+        fs.mkdir(path.parent)
+    fs.close(fs.create(old))
+    fs.sync_dir(old.parent)
+    fs.replace(old, new)
+    fs.link(new, Path("/b/y"))
+    found = set()
+    for seed in range(100):
+        left = fs.after_power_cut(random.Random(seed))
+        found.add((left.exists(old), left.exists(new), left.exists(Path("/b/y"))))
+    assert found == {
+        (True, False, False), (True, False, True), (False, True, False), (False, True, True),
+    }  # fmt: skip
+    fs.sync_dir(new.parent)
+    assert {die.kind for die in fs.dice()} == {"name"}
+    assert [fs.left([answer]).exists(old) for answer in (0, 1)] == [True, False]
+    assert fs.left([0]).exists(new)
+
+
+def test_a_stamp_follows_the_file_and_changes_with_its_content(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert fs.stamp(first) is None
+    first.write_bytes(b"1")
+    stamp = fs.stamp(first)
+    fs.link(first, second)
+    fs.replace(first, tmp_path / "c")
+    assert fs.stamp(second) == fs.stamp(tmp_path / "c") == stamp
+    second.write_bytes(b"12")
+    assert fs.stamp(second) != stamp
+
+
+def test_a_lock_is_seen_without_being_made(tmp_path: Path) -> None:
+    fs, path = OsFileSystem(), tmp_path / "lock"
+    assert not is_locked(path)
+    assert not path.exists()
+    lock = fs.lock(path)
+    assert is_locked(path)
+    fs.close(lock)
+    assert not is_locked(path)
+    # Looking has left nothing behind that would keep a daemon from starting.
+    fs.close(fs.lock(path))

@@ -64,7 +64,7 @@ def test_every_value_of_json_is_kept() -> None:
     [
         (b"", 0, "malformed", "no event"),
         (b" \n\n", 0, "malformed", "no event"),
-        (b"{}\nnot json", 1, "malformed", "no JSON"),
+        (b"{}\nnot json", 1, "malformed", "no JSON: invalid character"),
         (b"{}\n{}\n[{}]", 2, "malformed", "object"),
         (b'"text"', 0, "malformed", "object"),
         (b'{"a":"\xff"}', 0, "malformed", "no JSON"),

@@ -76,12 +76,9 @@ def run(settings: Settings, fs: FileSystem | None = None) -> int:
         # Before recovery, so that who connects meanwhile waits and is not refused.
         listener = listen(fs, settings.socket)
         try:
-            restored = restore(fs, settings.state_dir, _journal_settings(settings))
-            if settings.strict and restored.report.new_losses:
-                raise StorageError(
-                    f"cannot start with --strict: the journal in {settings.state_dir} has lost "
-                    "events; `tallymarkd` without --strict starts and reports them"
-                )
+            restored = restore(
+                fs, settings.state_dir, _journal_settings(settings), strict=settings.strict
+            )
             return asyncio.run(_Daemon(settings, fs, restored, listener).serve())
         finally:
             listener.close()
@@ -250,7 +247,7 @@ class _Daemon:
             FramePool(settings.frame_pool_bytes_max),
         )
         self._server = Server(desk, new_id=lambda: str(uuid7()), own_uid=own_uid())
-        if books.touched:
+        if books.touched or restored.report.new_losses:
             self._note()
 
     def _from_committer(self, tickets: list[Ticket]) -> None:

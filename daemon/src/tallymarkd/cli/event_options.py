@@ -18,6 +18,7 @@ from tallymark.events import (
     SessionStatus,
     SessionType,
 )
+from tallymarkd.text import json_fault
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -148,7 +149,7 @@ def event_of_line(line: bytes) -> dict[str, Any]:
     try:
         fields = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"it is not JSON: {error}") from None
+        raise ValueError(f"it is not JSON: {json_fault(error)}") from None
     if not isinstance(fields, dict):
         raise ValueError("it is not a JSON object")
     kind = fields.pop("type", None)

@@ -42,6 +42,7 @@ def unreachable(cause: str) -> HealthReport:
     reason = Reason(
         code="unreachable",
         message=cause,
-        remedy="start tallymarkd, or say with --socket or TALLYMARK_SOCKET where it listens",
+        remedy="start or restart tallymarkd, or say with --socket or TALLYMARK_SOCKET "
+        "where it listens",
     )
     return HealthReport(id=0, status="failing", reasons=[reason])

@@ -32,4 +32,6 @@ command = Sources(
     name="import",
     help="Record what other tools wrote down. Importing again counts nothing twice.",
     subcommand_metavar="SOURCE [ARGS]...",
+    # The whole help would not be one line that says what is wrong.
+    no_args_is_help=False,
 )

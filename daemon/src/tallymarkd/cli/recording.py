@@ -95,6 +95,8 @@ class Recorder:
         try:
             self._client.flush(self._timeout_seconds)
         except FlushTimeout:
+            # Given up before anybody asks what was sent: after the answer nothing may be.
+            self._client.close(0.0)
             raise NotRecorded(self._trouble()) from None
         except DeliveryError as error:
             raise NotRecorded(str(error)) from None

@@ -32,6 +32,8 @@ COMMANDS = {
     "dump": "The whole state of a project, as JSON.",
     "emit": "Record one event, or a line of JSON each from stdin.",
     "import": "Record what other tools wrote down.",
+    "verify": "What in a state directory is whole, torn, corrupt or lost.",
+    "repair": "Settle a state directory as the daemon's start would.",
     "completion": "Print a script that completes commands in a shell.",
 }
 """Subcommands, in the order of the help. ``x`` is ``command`` in ``cli/x.py``."""
@@ -144,7 +146,8 @@ def _fail(text: str, code: int) -> int:
 
 
 def _click_text(error: click.ClickException) -> str:
-    text = error.format_message().rstrip(".")
+    # click lists choices on lines of their own.
+    text = " ".join(error.format_message().split()).rstrip(".")
     ctx = getattr(error, "ctx", None)
     command = ctx.command_path if ctx is not None else "tallymark"
     return f"cannot run: {text[:1].lower()}{text[1:]}; {command} --help says what is right"

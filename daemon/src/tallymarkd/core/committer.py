@@ -123,6 +123,11 @@ class Committer:
         """Payload bytes that were submitted and are not settled. Any thread."""
         return self._submitted_bytes - self._settled_bytes
 
+    @property
+    def waiting(self) -> int:
+        """Tickets that wait for a commit. Any thread."""
+        return len(self._queue)
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -137,9 +142,14 @@ class Committer:
     def stop(self, timeout: float) -> bool:
         """Commit what is queued, write the clean-stop record, end the thread.
 
-        False when that took longer than ``timeout`` seconds.
+        False when that took longer than ``timeout`` seconds. What was never started
+        takes its last turns here.
         """
         self._stopping = True
+        if self._thread.ident is None:
+            while self.turn():
+                pass
+            return True
         self._rouse()
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -155,14 +165,18 @@ class Committer:
 
     def _run(self) -> None:
         try:
-            while self._turn():
+            while self.turn():
                 pass
         except BaseException:
             log.critical("cannot go on writing the journal; exiting", exc_info=True)
             self._die(EXIT_IO_ERROR)
 
-    def _turn(self) -> bool:
-        """One commit, idle mark or wait; false after the clean-stop record."""
+    def turn(self) -> bool:
+        """One commit, idle mark or wait; false after the clean-stop record.
+
+        The thread takes one after the other. Whoever never calls ``start`` may take
+        them in its place.
+        """
         if self._queue:
             self._commit(self._gather())
         elif self._stopping:

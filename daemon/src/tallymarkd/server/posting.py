@@ -11,6 +11,7 @@ import msgspec
 from tallymark.events import ID_CHARS_MAX
 from tallymark.protocol.messages import BATCH_EVENTS_MAX
 from tallymarkd.core.admission import Fault
+from tallymarkd.text import json_fault
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -76,7 +77,7 @@ def _fields(index: int, line: bytes) -> dict[str, Any]:
     try:
         fields = msgspec.json.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise PostFault(index, "malformed", f"it is no JSON: {error}") from None
+        raise PostFault(index, "malformed", f"it is no JSON: {json_fault(error)}") from None
     if not isinstance(fields, dict):
         raise PostFault(index, "malformed", "it is no JSON object")
     return fields
