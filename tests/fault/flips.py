@@ -6,7 +6,6 @@ and the ledger name what is gone; nothing is there twice; it starts, and starts 
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from tests.daemon_parts import PRODUCERS, run_end
-from tests.fault.outcome import Outcome
+from tests.fault.outcome import Outcome, quiet
 from tests.small_state import Judged, SmallState, judge, marked, start, stopped
 from tests.state_dirs import Core
 
@@ -174,7 +173,13 @@ def _work(
     state: SmallState, chosen: list[Damage], lenient: bool, place: Path | None = None
 ) -> Tally:
     """One worker's share, in a directory of its own: there, or in memory."""
-    logging.getLogger("tallymarkd").setLevel(logging.CRITICAL)
+    with quiet():
+        return _work_quietly(state, chosen, lenient, place)
+
+
+def _work_quietly(
+    state: SmallState, chosen: list[Damage], lenient: bool, place: Path | None
+) -> Tally:
     tally = Tally()
     root = Path(tempfile.mkdtemp(prefix="tallymark-flips-", dir=place or _memory()))
     try:

@@ -9,7 +9,6 @@ the same.
 from __future__ import annotations
 
 import itertools
-import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, project_directory
 from tests.daemon_parts import PRODUCERS, run_end, usage
 from tests.fault.flips import Tally
-from tests.fault.outcome import Outcome
+from tests.fault.outcome import Outcome, quiet
 from tests.small_state import PROJECTS, SmallState, judge, start, taken
 from tests.state_dirs import SUFFIXES, Core
 
@@ -75,7 +74,11 @@ def state_files(
     directory: Path, *, histories: int = HISTORIES, stride: int = 1, offset: int = 0
 ) -> Outcome:
     """Newest 1, 2, 3 generations destroyed: nothing lost, and the state exactly the same."""
-    logging.getLogger("tallymarkd").setLevel(logging.CRITICAL)
+    with quiet():
+        return _state_files(directory, histories, stride, offset)
+
+
+def _state_files(directory: Path, histories: int, stride: int, offset: int) -> Outcome:
     tally = Tally()
     segments_retired = 0
     for number in range(histories):
