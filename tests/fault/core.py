@@ -188,8 +188,13 @@ class Core:
 
 
 def image_bytes(books: Books) -> bytes:
-    """Everything that books hold, as bytes to compare."""
-    return msgspec.msgpack.encode(image(books), order="deterministic")
+    """Everything that the journal adds up to, as bytes to compare.
+
+    Without ``retired_lsn``, which tells of the journal's files.
+    """
+    held = image(books)
+    del held["server"]["retired_lsn"]
+    return msgspec.msgpack.encode(held, order="deterministic")
 
 
 class Conversation:

@@ -259,11 +259,11 @@ def _hashes(
 
 def _outcome(core: Core, root: Path) -> bytes:
     """What tells one outcome of a recovery from another."""
-    report = msgspec.structs.replace(core.restored.report, seconds=0.0)
+    report = msgspec.structs.replace(core.restored.report, at="", seconds=0.0)
     names = sorted(
         (str(path.relative_to(root)), path.stat().st_size)
         for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith("index.sqlite")
+        if path.is_file() and not path.name.startswith(("index.sqlite", "recovery"))
     )
     told = msgspec.msgpack.encode([image_bytes(core.books), report, names])
     return blake2b(told, digest_size=16).digest()
