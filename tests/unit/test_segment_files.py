@@ -112,7 +112,7 @@ class BadSector(MemoryFs):
 
     def read(self, fd: int, count: int, offset: int) -> bytes:
         number, bad = self._bad
-        if self._open[fd] is self._file(segment(number)) and offset <= bad < offset + count:
+        if self._open[fd] is self.file_at(segment(number)) and offset <= bad < offset + count:
             raise OSError(errno.EIO, "Input/output error")
         return super().read(fd, count, offset)
 
