@@ -113,6 +113,7 @@ class Door(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._uid = -1
         self._admitted = False
+        self._begun = b""
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,6 +136,10 @@ class Door(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._admitted or self._transport is None:
+            return
+        data = self._begun = self._begun + data
+        if HTTP2_PREFACE.startswith(data) and data != HTTP2_PREFACE:
+            # As POST begins as well: the next byte tells.
             return
         first = data[:1]
         if first == PREFACE[:1]:
