@@ -29,10 +29,10 @@ def event(levels: int) -> bytes:
     return b"\x82" + encode("type") + encode("usage") + encode("x") + nested(levels - 1)
 
 
-def publish(*events: bytes) -> bytes:
+def publish(*events: bytes, name: bytes = b"\xa6events") -> bytes:
     array = b"\xdc" + len(events).to_bytes(2, "big") + b"".join(events)
     head = encode({"type": "publish", "seq": 1, "count": len(events)})
-    return b"\x84" + head[1:] + encode("events") + array
+    return b"\x84" + head[1:] + name + array
 
 
 scalars = st.one_of(
@@ -86,9 +86,12 @@ def test_the_limit_is_the_same_for_bytes_and_for_values(levels: int, deep: bool)
     assert is_deep(fields, 2) is is_too_deep(encode({"attrs": fields}))
 
 
-def test_one_event_that_is_too_deep_does_not_harm_its_neighbours() -> None:
+@pytest.mark.parametrize(
+    "name", [b"\xa6events", b"\xd9\x06events", b"\xda\0\x06events", b"\xdb\0\0\0\x06events"]
+)
+def test_one_event_that_is_too_deep_does_not_harm_its_neighbours(name: bytes) -> None:
     good = encode({"type": "usage", "input_tokens": 1})
-    payload = publish(good, event(50_000), good)
+    payload = publish(good, event(50_000), good, name=name)
     with pytest.raises(RecursionError):
         msgspec.msgpack.Decoder(Publish).decode(payload)
     found = messages.decode_client(payload)

@@ -14,7 +14,10 @@ from tallymark.events import EVENT_DEPTH_MAX
 
 NIL = b"\xc0"
 
-_ARRAY, _MAP, _EVENTS = 0x90, 0x80, b"\xa6events"
+_ARRAY, _MAP = 0x90, 0x80
+
+_EVENTS = tuple(head + b"events" for head in (b"\xa6", b"\xd9\6", b"\xda\0\6", b"\xdb\0\0\0\6"))
+"""The name of the member that has a batch's events, in every form it may come in."""
 
 # Of the types from 0xC0 on: bytes of the length that follows the first byte, and
 # bytes that follow without one.
@@ -64,7 +67,7 @@ def without_deep_values(payload: bytes | memoryview) -> bytes:
         value_at, _ = _walk(data, at)
         key = data[at:value_at]
         parts.append(key)
-        if key == _EVENTS and _container(data, value_at)[0] == _ARRAY:
+        if key in _EVENTS and _container(data, value_at)[0] == _ARRAY:
             _, events, at = _container(data, value_at)
             parts.append(data[value_at:at])
         else:
