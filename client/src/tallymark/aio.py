@@ -18,7 +18,7 @@ from typing import Any
 
 from tallymark import questions
 from tallymark.delivery import ClientStats
-from tallymark.errors import ConnectError
+from tallymark.errors import ConnectError, FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
 from tallymark.protocol.messages import HealthReport
 from tallymark.questions import ASK_TIMEOUT_SECONDS
@@ -83,7 +83,10 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         if self._delivery.full:
-            await self._flush(timeout)
+            try:
+                await self._flush(timeout)
+            except FlushTimeout:
+                raise self._recorder.no_room(timeout) from None
         self._recorder.emit_before_flush(event)
         await self._flush(None if deadline is None else deadline - loop.time())
         return True

@@ -11,7 +11,7 @@ from typing import Any
 
 from tallymark import questions
 from tallymark.delivery import ClientStats
-from tallymark.errors import ConnectError
+from tallymark.errors import ConnectError, FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
 from tallymark.protocol.messages import HealthReport
 from tallymark.questions import ASK_TIMEOUT_SECONDS
@@ -92,7 +92,8 @@ class Client:
         counted). Durable: returns when it is; raises ``FlushTimeout`` after
         ``timeout`` seconds (it is still pending then and must not be emitted
         again), ``UsageError`` for an event that could not be recorded ever,
-        another ``DeliveryError`` when it was not taken or never will arrive.
+        another ``DeliveryError`` when it was not taken, as when the queue stayed
+        full for so long, or never will arrive.
         """
         if not durable:
             return self._recorder.emit(event)
@@ -100,7 +101,10 @@ class Client:
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._delivery.full:
-            self._delivery.flush(timeout)
+            try:
+                self._delivery.flush(timeout)
+            except FlushTimeout:
+                raise self._recorder.no_room(timeout) from None
         self._recorder.emit_before_flush(event)
         self._delivery.flush(None if deadline is None else deadline - time.monotonic())
         return True

@@ -167,6 +167,18 @@ class Recorder:
             event["source"] = self.source
         return event
 
+    def no_room(self, timeout_seconds: float | None) -> DeliveryError:
+        """For an event that was to be durable and for which the queue stayed too full.
+
+        No ``FlushTimeout``: it is not pending, and nothing would ever send it.
+        """
+        trouble = self.delivery.trouble
+        because = f": {trouble}" if trouble else ""
+        return DeliveryError(
+            f"cannot record the event: the queue stayed full for {timeout_seconds or 0.0:.3g} s"
+            f"{because}; it was not taken, and may be emitted again"
+        )
+
     def _refusal(self) -> DeliveryError:
         """Why an event that was to be durable is not taken."""
         failure = self.delivery.failure
