@@ -14,18 +14,19 @@ import os
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tallymark import questions
 from tallymark.delivery import ClientStats
 from tallymark.errors import ConnectError, FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
-from tallymark.protocol.messages import HealthReport
-from tallymark.questions import ASK_TIMEOUT_SECONDS
+from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
 from tallymark.settings import Settings
-from tallymark.state import DashboardState
+
+if TYPE_CHECKING:
+    from tallymark.protocol.messages import HealthReport
+    from tallymark.state import DashboardState
 
 
 class AsyncClient:
@@ -174,6 +175,8 @@ class AsyncClient:
     async def dump(self, timeout: float = ASK_TIMEOUT_SECONDS) -> DashboardState:
         """As ``Client.dump``."""
         self._check_enabled()
+        from tallymark import questions
+
         return await asyncio.to_thread(
             questions.ask_state, self._recorder.paths, self.project, timeout_seconds=timeout
         )
@@ -181,6 +184,8 @@ class AsyncClient:
     async def projects(self, timeout: float = ASK_TIMEOUT_SECONDS) -> list[dict[str, Any]]:
         """As ``Client.projects``."""
         self._check_enabled()
+        from tallymark import questions
+
         return await asyncio.to_thread(
             questions.ask_projects, self._recorder.paths, timeout_seconds=timeout
         )
@@ -190,6 +195,8 @@ class AsyncClient:
     ) -> HealthReport:
         """As ``Client.health``."""
         self._check_enabled()
+        from tallymark import questions
+
         return await asyncio.to_thread(
             questions.ask_health, self._recorder.paths, deep=deep, timeout_seconds=timeout
         )

@@ -7,18 +7,19 @@ import time
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tallymark import questions
 from tallymark.delivery import ClientStats
 from tallymark.errors import ConnectError, FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
-from tallymark.protocol.messages import HealthReport
-from tallymark.questions import ASK_TIMEOUT_SECONDS
+from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
 from tallymark.settings import Settings
-from tallymark.state import DashboardState
+
+if TYPE_CHECKING:
+    from tallymark.protocol.messages import HealthReport
+    from tallymark.state import DashboardState
 
 
 class Client:
@@ -181,21 +182,28 @@ class Client:
     ) -> None:
         self.close()
 
-    # Asking. Each of these is a conversation of its own, in the calling thread.
+    # Asking. Each of these is a conversation of its own, in the calling thread. How to ask
+    # is imported then: who only records never loads it.
 
     def dump(self, timeout: float = ASK_TIMEOUT_SECONDS) -> DashboardState:
         """The project's durable state. Raises ``DeliveryError`` when it cannot be had."""
         self._check_enabled()
+        from tallymark import questions
+
         return questions.ask_state(self._recorder.paths, self.project, timeout_seconds=timeout)
 
     def projects(self, timeout: float = ASK_TIMEOUT_SECONDS) -> list[dict[str, Any]]:
         """Every project the daemon keeps. Raises ``DeliveryError`` when it cannot be had."""
         self._check_enabled()
+        from tallymark import questions
+
         return questions.ask_projects(self._recorder.paths, timeout_seconds=timeout)
 
     def health(self, *, deep: bool = False, timeout: float = ASK_TIMEOUT_SECONDS) -> HealthReport:
         """How the daemon is; ``deep`` tries its whole commit path. Raises ``DeliveryError``."""
         self._check_enabled()
+        from tallymark import questions
+
         return questions.ask_health(self._recorder.paths, deep=deep, timeout_seconds=timeout)
 
     def stats(self) -> ClientStats:

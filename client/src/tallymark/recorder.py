@@ -29,8 +29,8 @@ from tallymark.events import (
     SessionStatus,
     SessionType,
 )
+from tallymark.names import CLIENT_NAME
 from tallymark.paths import default_project, socket_candidates
-from tallymark.questions import CLIENT_NAME
 from tallymark.settings import Settings, check_name, is_disabled
 from tallymark.texts import clean
 
