@@ -35,6 +35,7 @@ from tallymark.errors import (
 )
 from tallymark.events import Event, RunEnd, RunStart, SessionEnd, SessionStart, Usage
 from tallymark.runs import Run, current_run
+from tallymark.sessions import Session
 
 __all__ = [
     "AgentProfile",
@@ -57,6 +58,7 @@ __all__ = [
     "Run",
     "RunEnd",
     "RunStart",
+    "Session",
     "SessionEnd",
     "SessionStart",
     "SessionSummary",

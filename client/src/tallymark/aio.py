@@ -22,6 +22,7 @@ from tallymark.events import Event, SessionStatus, SessionType
 from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
+from tallymark.sessions import Session
 from tallymark.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class AsyncClient:
     async def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
         """As ``Client.end_session``. Does not suspend."""
         self._recorder.end_session(session_id, status)
+
+    def track_session(self, session_type: SessionType | None = None) -> Session:
+        """As ``Client.track_session``, for ``async with`` or as a decorator."""
+        return Session(self._recorder, session_type)
 
     def track_agent(
         self,

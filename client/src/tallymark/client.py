@@ -15,6 +15,7 @@ from tallymark.events import Event, SessionStatus, SessionType
 from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
+from tallymark.sessions import Session
 from tallymark.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ class Client:
         """End a session, or pause it to be continued."""
         self._recorder.end_session(session_id, status)
 
+    def track_session(self, session_type: SessionType | None = None) -> Session:
+        """One session: a context manager, or a decorator.
+
+        Runs that begin within belong to it, unless they name another. It ends
+        with the block: complete, or an error.
+        """
+        return Session(self._recorder, session_type)
+
     def track_agent(
         self,
         agent_name: str,
@@ -133,8 +142,9 @@ class Client:
 
         It begins and ends with the block; success, or an error with the
         exception's text. Inside another run it is linked to that one. Without
-        ``session_id`` it belongs to the outer run's session, else to
-        ``TALLYMARK_SESSION_ID``, else to a session of this client's own.
+        ``session_id`` it belongs to the session of what surrounds it most
+        closely, ``track_session`` or a run, else to ``TALLYMARK_SESSION_ID``,
+        else to a session of this client's own.
         ``announce`` records its beginning too, so that a run that is killed
         is known.
         """
