@@ -41,10 +41,17 @@ class Daemon:
     """``tallymarkd`` with a state directory and settings of its own."""
 
     def __init__(
-        self, state_dir: Path, *options: str, command: Sequence[str] = ("-m", "tallymarkd")
+        self,
+        state_dir: Path,
+        *options: str,
+        command: Sequence[str] = ("-m", "tallymarkd"),
+        under: Sequence[str] = (),
+        socket: Path | None = None,
     ) -> None:
+        """``under`` is a program that runs the interpreter; ``socket`` is not the default."""
         self.state_dir = state_dir
-        self.socket = socket_path(state_dir)
+        self.socket = socket or socket_path(state_dir)
+        self.under = under
         self.log_path = state_dir.with_name(state_dir.name + ".log")
         self.options = options
         self.command = command
@@ -54,11 +61,15 @@ class Daemon:
         """Start it, without waiting."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.command, "--state-dir", str(self.state_dir), *self.options],
+                [
+                    *self.under, sys.executable, *self.command,
+                    "--state-dir", str(self.state_dir), "--socket", str(self.socket),
+                    *self.options,
+                ],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-            )
+            )  # fmt: skip
 
     def start(self) -> Daemon:
         """Start it and wait until it answers."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from tallymark.fs import FileSystem, OsFileSystem
+from tallymark.fs import FileSystem, OsFileSystem, Stamp
 
 CHANGES = frozenset(
     "create write allocate truncate sync_data sync sync_dir replace link unlink mkdir lock".split()
@@ -213,6 +213,9 @@ class FaultyFs:
 
     def exists(self, path: Path) -> bool:
         return self._do(Operation("exists", path), lambda: self.inner.exists(path))
+
+    def stamp(self, path: Path) -> Stamp | None:
+        return self._do(Operation("stamp", path), lambda: self.inner.stamp(path))
 
     def free_bytes(self, path: Path) -> int:
         return self._do(Operation("free_bytes", path), lambda: self.inner.free_bytes(path))

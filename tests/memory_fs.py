@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import random
+import zlib
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
+from tallymark.fs import Stamp
 from tests.power import Die, Directory, File, NameChange, Versions
 
 
@@ -186,6 +188,12 @@ class MemoryFs:
     def exists(self, path: Path) -> bool:
         directory = self.directories.get(path.parent)
         return path in self.directories or (directory is not None and path.name in directory.live)
+
+    def stamp(self, path: Path) -> Stamp | None:
+        if not self.exists(path) or path in self.directories:
+            return None
+        file = self.file_at(path)
+        return Stamp(id(file), len(file.live), zlib.crc32(file.live))
 
     def free_bytes(self, path: Path) -> int:
         return 2**40

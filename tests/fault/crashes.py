@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import tempfile
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from tests.fault.account import Found
 from tests.fault.crash_states import Crashes, State
-from tests.fault.outcome import Outcome
+from tests.fault.outcome import Outcome, quiet
 from tests.fault.recovered import Examiner
 from tests.fault.workload import Tape, record
 
@@ -151,18 +150,6 @@ def _examine_end(tape: Tape, home: Path, tally: Tally, what: str) -> None:
     failed = [each.failed for each in tape.operations if each.kind == "sync_data"]
     if True in failed and failed.index(True) != after - 1:
         tally.add(Found(wrong=["the sync was tried again"]), what)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Thousands of recoveries need not tell the log."""
-    log = logging.getLogger("tallymarkd")
-    before = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 @contextmanager

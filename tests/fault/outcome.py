@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +44,15 @@ class Outcome:
 
 Ordeal = Callable[[Path], Outcome]
 """Breaks something many times, in a directory of its own, and counts."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Thousands of recoveries need not tell the log."""
+    log = logging.getLogger("tallymarkd")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fault.crashes import quiet
+from tests.fault.outcome import quiet
 from tests.fault.workload import record
 from tests.faulty_fs import Operation
 

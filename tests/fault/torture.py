@@ -14,13 +14,29 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.fault import eio, enospc, lying_fsync, power_cut, races, sigkill
 from tests.fault.crashes import crash_states
+from tests.fault.flips import flips, flips_after_kill
 from tests.fault.mutation import mutation_gate
 from tests.fault.outcome import Ordeal, Outcome
+from tests.fault.state_files import state_files
+from tests.fault.weakness import through_daemon, through_store
 
 ORDEALS: Mapping[str, Ordeal] = {
     "crash-states": crash_states,
     "mutants": mutation_gate,
+    "flips": flips,
+    "flips-after-kill": flips_after_kill,
+    "state-files": state_files,
+    "weakness-store": through_store,
+    "weakness-daemon": through_daemon,
+    "sigkill-every-call": sigkill.sweep,
+    "sigkill-random": sigkill.storm,
+    "eio": eio.ordeal,
+    "lying-fsync": lying_fsync.ordeal,
+    "enospc": enospc.ordeal,
+    "power-cut": power_cut.ordeal,
+    "races": races.ordeal,
 }
 
 

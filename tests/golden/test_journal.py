@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tallymark.record import Kind, Record
 from tallymarkd.storage.segment import SegmentHeader, decode_header, walk
+from tests.golden.hexdump import dump, undump
 from tests.journals import JOURNAL, Machine, commit, segment
 from tests.memory_fs import MemoryFs
 
 FOLDER = Path(__file__).parent / "journal"
 FRESH = FOLDER / "fresh.hex"
 RECOVERED = FOLDER / "recovered.hex"
-LINE_BYTES = 16
 
 SERVER_ID = bytes(range(16))
 PRODUCER = bytes.fromhex("018bcfe568007000800000000000abcd")
@@ -29,25 +29,9 @@ LOSS = (
 )
 
 
-def dump(data: bytes) -> str:
-    """The file as text."""
-    lines = []
-    for at in range(0, len(data), LINE_BYTES):
-        line = data[at : at + LINE_BYTES]
-        if line.strip(b"\0"):
-            lines.append(f"{at:08x} {line.hex()}\n")
-    return "".join(lines) + f"{len(data):08x}\n"
-
-
 def load(path: Path) -> bytes:
     """The file's bytes."""
-    *lines, end = path.read_text().splitlines()
-    data = bytearray(int(end, 16))
-    for line in lines:
-        offset, _, digits = line.partition(" ")
-        piece = bytes.fromhex(digits)
-        data[int(offset, 16) : int(offset, 16) + len(piece)] = piece
-    return bytes(data)
+    return undump(path.read_text())
 
 
 def fresh() -> Machine:

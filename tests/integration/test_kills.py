@@ -11,14 +11,10 @@ from pathlib import Path
 import pytest
 
 from tallymark import Client
-from tallymark.events import RunEnd
-from tallymark.fs import OsFileSystem
-from tallymark.record import Kind
 from tallymark.state import EVENTS_MAX
-from tallymarkd.core.entry import decode_entry, decode_events
-from tallymarkd.storage.survey import survey
 from tests import agent_process
 from tests.daemon import DEADLINE_SECONDS, Daemon, running, wait_for
+from tests.stored_ids import ids_in_journal
 
 AGENTS = 8
 RUNS = 500
@@ -136,14 +132,3 @@ def kill_when_durable(daemon: Daemon, crowd: Crowd, count: int) -> None:
         assert agents[name].total_invocations >= len(ids)
     kept = set(ids_in_journal(daemon.state_dir))
     assert kept >= {run for ids in known.values() for run in ids}
-
-
-def ids_in_journal(state_dir: Path) -> list[str]:
-    """The id of every run that the journal holds, read from its files."""
-    found: list[str] = []
-    for record in survey(OsFileSystem(), state_dir / "journal").records(0):
-        if record.kind == Kind.BATCH:
-            entry = decode_entry(record.payload)
-            assert not entry.verdicts
-            found += [e.event_id for e in decode_events(entry.events) if isinstance(e, RunEnd)]
-    return found

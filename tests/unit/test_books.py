@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tallymark.errors import DamagedError, NewerFormatError
-from tallymark.record import NO_PRODUCER, Kind
+from tallymark.record import NO_PRODUCER, Kind, Record
 from tallymarkd.core.books import (
     LOSSES_MAX,
     Books,
@@ -195,19 +195,7 @@ def test_a_skip_moves_the_mark_is_counted_and_named() -> None:
     assert ledger.losses == [
         Loss(reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30)
     ]
-    assert books.places_lost == 0
-
-
-def test_places_lost_are_counted_also_when_no_more_are_named() -> None:
-    books = new_books()
-    for number in range(1, LOSSES_MAX + 6):
-        books.record(skip_record(lsn=number, from_seq=number, seq=number, events=1))
-    assert books.places_lost == 0
-
-    books.miss(500, 600)
-
-    assert len(books.server.ledger.losses) == LOSSES_MAX
-    assert books.places_lost == 1
+    assert books.new_losses == 0
 
 
 def test_a_skip_may_be_the_first_that_is_heard_of_a_producer() -> None:
@@ -402,3 +390,91 @@ def test_a_newer_server_file_is_refused_whatever_else_it_holds() -> None:
 def test_a_sealed_file_that_is_no_server_file_is_damaged() -> None:
     with pytest.raises(DamagedError):
         decode_server(b"".join(seal([b'{"format":1,"server":3'], b"}")))
+
+
+def loss_of(lsn: int, **fields: Any) -> Record:
+    """What stands in the journal for numbers that are lost."""
+    damage = Damage(
+        segment=1, start=0, end=9, from_lsn=lsn, through_lsn=lsn, torn=False, reason="rot",
+        events=1, **fields,
+    )  # fmt: skip
+    return a_record(Kind.LOSS, msgspec.json.encode(damage), lsn=lsn)
+
+
+def test_new_losses_are_counted_beyond_those_that_are_named() -> None:
+    books = new_books()
+    for number in range(1, LOSSES_MAX + 6):
+        books.record(loss_of(number))
+    again = Books(books.server, {})
+
+    again.record(loss_of(LOSSES_MAX + 6))
+
+    assert books.new_losses == LOSSES_MAX + 5
+    assert len(books.losses) == LOSSES_MAX
+    assert again.new_losses == 1
+    assert [loss.from_lsn for loss in again.losses] == [LOSSES_MAX + 6]
+
+
+def test_what_a_client_announced_is_no_loss_of_the_disk() -> None:
+    books = new_books()
+
+    books.record(skip_record(lsn=1, from_seq=1, seq=2, events=3))
+
+    assert (books.new_losses, books.losses) == (0, [])
+    assert len(books.server.ledger.losses) == 1
+
+
+def test_a_loss_that_only_a_project_has_not_seen_is_told_once() -> None:
+    """The ledger had counted it; the project's state went back to an older generation."""
+    books = new_books()
+    for lsn in (1, 2, 3):
+        books.record(batch_record(an_entry(run_end(lsn)), lsn=lsn, seq=lsn))
+    older = new_books()
+    older.record(batch_record(an_entry(run_end(1)), lsn=1))
+    books = Books(books.server, older.projects)
+
+    books.record(loss_of(2))
+    books.record(loss_of(2))
+    books.record(batch_record(an_entry(run_end(3)), lsn=3, seq=3))
+    books.give_up_behind()
+
+    assert books.new_losses == 1
+    assert books.server.ledger.lost == 1
+    assert books.projects["spotter"].applied_lsn == 3
+
+
+def test_what_nobody_can_bring_any_more_is_told_once_and_waited_for_no_longer() -> None:
+    books = new_books()
+    for lsn, project in ((1, "spotter"), (2, "other"), (3, "spotter")):
+        books.record(batch_record(an_entry(run_end(lsn), project=project), lsn=lsn, seq=lsn))
+    older = new_books()
+    older.record(batch_record(an_entry(run_end(1)), lsn=1))
+    books = Books(books.server, older.projects)
+
+    books.give_up_behind()
+
+    assert [(loss.from_lsn, loss.through_lsn) for loss in books.losses] == [(2, 3), (1, 2)]
+    assert "spotter lacks" in books.losses[0].reason
+    assert books.projects["spotter"].applied_lsn == 3
+    assert books.touched == {"spotter"}
+    assert books.server.last_lsn == {"spotter": 3}
+    books.give_up_behind()
+    assert books.new_losses == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (
+            Loss(reason="rot", producer="p-1", from_seq=2, through_seq=3, events=1),
+            "1 event of producer p-1 (seq 2 to 3): rot",
+        ),
+        (
+            Loss(reason="rot", events=7, from_lsn=4, through_lsn=10),
+            "at most 7 events at numbers 4 to 10: rot",
+        ),
+        (Loss(reason="gone", from_lsn=5, through_lsn=4), "an unknown number of events: gone"),
+    ],
+)
+def test_a_loss_in_words(loss: Loss, text: str) -> None:
+    assert loss.text() == text

@@ -375,6 +375,63 @@ def test_a_save_that_failed_is_tried_again_and_told_meanwhile(
     assert "server" in rig.names
 
 
+def test_a_file_that_somebody_else_changed_is_kept_aside_and_memory_wins(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(4):
+        rig.touch("spotter")
+        rig.run()
+    path = rig.layout.project("spotter") / ".agent_metrics.json"
+    theirs = path.read_bytes().replace(b'"total_tokens":0', b'"total_tokens":7')
+    path.write_bytes(theirs)
+    assert rig.checkpointer.foreign is None
+
+    rig.touch("spotter")
+    rig.run()
+
+    foreign = rig.checkpointer.foreign
+    assert foreign is not None
+    assert foreign.path == path
+    assert foreign.kept is not None
+    assert foreign.kept.parent == rig.layout.quarantine
+    assert foreign.kept.read_bytes() == theirs
+    assert reaches_on_disk(rig, "spotter") == [5, 3, 2, 1]
+    assert "was changed by another program" in caplog.text
+
+
+def test_a_generation_that_somebody_removed_does_not_count(tmp_path: Path) -> None:
+    """The oldest on disk is another than the saves alone would make it."""
+    rig = Rig(tmp_path, bytes_max=0)
+    for _ in range(4):
+        rig.touch("spotter")
+        rig.run()
+    (rig.layout.project("spotter") / ".agent_metrics.json").unlink()
+    rig.touch("spotter")
+    rig.run()
+    assert reaches_on_disk(rig, "spotter") == [5, 3, 2, 1]
+    rig.journal.seal(1, 2)
+
+    rig.touch("other")
+    rig.run()
+
+    assert rig.journal.segments == []
+    assert min(reaches_on_disk(rig, "spotter")) >= 2
+
+
+def test_files_of_the_run_before_are_no_foreigners(rig: Rig) -> None:
+    rig.touch("spotter")
+    rig.run()
+    again = Rig(rig.layout.root)
+    again.checkpointer.adopt({"spotter": [1]}, [1])
+    again.lsn = 1
+
+    again.touch("spotter")
+    again.run()
+
+    assert again.checkpointer.foreign is None
+    assert reaches_on_disk(again, "spotter") == [2, 1]
+
+
 def test_a_file_that_cannot_be_saved_does_not_keep_the_others_from_it(rig: Rig) -> None:
     rig.touch("bad", "good")
     rig.fs.full = str(rig.layout.project("bad"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tallymark import fs as module
-from tallymark.fs import FileSystem, OsFileSystem, is_socket, read_file, write_file
+from tallymark.fs import FileSystem, OsFileSystem, is_locked, is_socket, read_file, write_file
 from tests.faulty_fs import FaultyFs, Killed
 from tests.memory_fs import MemoryFs
 
@@ -400,3 +400,28 @@ def test_the_names_of_one_call_change_together() -> None:
     assert {die.kind for die in fs.dice()} == {"name"}
     assert [fs.left([answer]).exists(old) for answer in (0, 1)] == [True, False]
     assert fs.left([0]).exists(new)
+
+
+def test_a_stamp_follows_the_file_and_changes_with_its_content(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert fs.stamp(first) is None
+    first.write_bytes(b"1")
+    stamp = fs.stamp(first)
+    fs.link(first, second)
+    fs.replace(first, tmp_path / "c")
+    assert fs.stamp(second) == fs.stamp(tmp_path / "c") == stamp
+    second.write_bytes(b"12")
+    assert fs.stamp(second) != stamp
+
+
+def test_a_lock_is_seen_without_being_made(tmp_path: Path) -> None:
+    fs, path = OsFileSystem(), tmp_path / "lock"
+    assert not is_locked(path)
+    assert not path.exists()
+    lock = fs.lock(path)
+    assert is_locked(path)
+    fs.close(lock)
+    assert not is_locked(path)
+    # Looking has left nothing behind that would keep a daemon from starting.
+    fs.close(fs.lock(path))

@@ -13,12 +13,14 @@ import pytest
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.messages import HealthReport, encode
 from tallymarkd.config import Settings
+from tallymarkd.core.books import Loss
 from tallymarkd.core.checkpoint import Checkpointer, SaveFailure
 from tallymarkd.core.restore import RecoveryReport
 from tallymarkd.health import DAMAGE_SHOWN_MAX, DISK_FREE_BYTES_MIN, Vitals
 from tallymarkd.storage.journal import Journal
+from tallymarkd.storage.state_file import Foreign
 from tallymarkd.storage.survey import Damage
-from tests.daemon_parts import SERVER_ID, Bench, run_end
+from tests.daemon_parts import PRODUCERS, SERVER_ID, Bench, run_end
 
 PLENTY = 100 * DISK_FREE_BYTES_MIN
 
@@ -42,7 +44,7 @@ class Patient:
         self.bench = bench
         self.fs = DiskFs()
         self.now = 100.0
-        self.checkpointer = SimpleNamespace(failure=None, oldest_dirty_seconds=0.0)
+        self.checkpointer = SimpleNamespace(failure=None, foreign=None, oldest_dirty_seconds=0.0)
         self.journal = SimpleNamespace(durable_lsn=42, size_bytes=lambda: 123_456)
         self.recovery = RecoveryReport()
         self.vitals = Vitals(
@@ -174,7 +176,19 @@ def commit_stuck(patient: Patient) -> None:
 
 
 def events_lost(patient: Patient) -> None:
-    patient.recovery.new_losses = 3
+    patient.recovery.new_losses = 7
+    patient.recovery.losses = [
+        Loss(reason="rot", producer=PRODUCERS[0], from_seq=3, through_seq=4, events=number)
+        for number in range(1, 8)
+    ]
+
+
+def journal_damaged(patient: Patient) -> None:
+    patient.recovery.new_damage = 2
+
+
+def state_file_changed(patient: Patient) -> None:
+    patient.checkpointer.foreign = Foreign(Path("/s/server.json"), Path("/s/q/server.json.1"))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +199,11 @@ def events_lost(patient: Patient) -> None:
         (save_failed, "/s/server.json: Read-only"),
         (save_late, "61 s"),
         (commit_stuck, "6 s"),
-        (events_lost, "3 places"),
+        (events_lost, f"1 event of producer {PRODUCERS[0]} (seq 3 to 4): rot; 2 events of"),
+        (events_lost, "and 2 more"),
+        (journal_damaged, "2 corrupt places"),
+        (state_file_changed, "/s/server.json; the daemon has saved its own state again, and "),
+        (state_file_changed, "/s/q/server.json.1"),
     ],
 )
 def test_every_trouble_is_named_with_what_to_do(
@@ -200,6 +218,14 @@ def test_every_trouble_is_named_with_what_to_do(
     assert reason.code == make.__name__
     assert named in reason.message
     assert reason.remedy
+
+
+def test_a_state_file_that_somebody_removed_is_told(patient: Patient) -> None:
+    patient.checkpointer.foreign = Foreign(Path("/s/server.json"), None)
+
+    (reason,) = patient.vitals.condition().reasons
+
+    assert reason.message.startswith("another program has removed /s/server.json;")
 
 
 def test_just_before_the_limits_all_is_well(patient: Patient) -> None:

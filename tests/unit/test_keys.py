@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tallymarkd.core.keys import Keys, key_hash, pack_keys, unpack_keys
-from tallymarkd.storage.index import KeyIndex
+from tallymarkd.storage.index import IndexUnreadableError, KeyIndex
 from tests.daemon_parts import open_keys
 
 
@@ -144,5 +144,5 @@ def test_keys_stand_in_the_index_after_a_close(tmp_path: Path) -> None:
     keys.close()
 
     assert open_keys(tmp_path).known([7, 8]) == {7}
-    with pytest.raises(sqlite3.ProgrammingError):
+    with pytest.raises(IndexUnreadableError):
         keys.known([7])

@@ -22,6 +22,7 @@ def test_where_everything_stands() -> None:
             layout.quarantine,
             layout.index,
             layout.recovery_report,
+            layout.recovery_history,
         )
     ] == [
         "/s/lock",
@@ -30,6 +31,7 @@ def test_where_everything_stands() -> None:
         "/s/quarantine",
         "/s/index.sqlite",
         "/s/recovery.json",
+        "/s/recovery-history.json",
     ]
     assert layout.project("spotter").parent == layout.projects
 

@@ -115,3 +115,21 @@ def test_what_contains_itself_is_refused() -> None:
 
     with pytest.raises(ValueError, match="cannot use the state"):
         state_from(endless)
+
+
+def test_an_agent_is_named_by_its_key() -> None:
+    found = state_from(plain(agents={"coding": {"xp": 3}}))
+
+    assert found.agents == {"coding": AgentProfile(agent_name="coding", xp=3)}
+
+
+def test_a_run_of_nobody_is_kept() -> None:
+    assert state_from(plain(events=[{"event_id": "e"}])).events[0].agent_name == ""
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"version": 2}, {"project_name": "\ud800"}, {"events": [{"event_id": "\udfff"}]}]
+)
+def test_what_could_not_be_read_again_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="cannot use the state"):
+        state_from(plain(**wrong))

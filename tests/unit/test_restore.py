@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 import sqlite3
-import uuid
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,171 +13,37 @@ import msgspec
 import pytest
 
 from tallymark.errors import NewerFormatError
-from tallymark.fs import OsFileSystem
-from tallymark.record import NO_PRODUCER, Kind
 from tallymarkd.core import project_file
-from tallymarkd.core.admission import Admission
 from tallymarkd.core.books import Mark, encode_server
-from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
-from tallymarkd.core.entry import encode_entry
 from tallymarkd.core.keys import key_hash
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.project_state import snapshot
-from tallymarkd.core.restore import RecoveryReport, Restored, restore
-from tallymarkd.storage.journal import JournalSettings
+from tallymarkd.core.restore import RecoveryReport
+from tallymarkd.storage.index import IndexFullError, KeyIndex, version_mark
 from tallymarkd.storage.sealed import seal
 from tallymarkd.storage.segment import decode_header, encode_header
 from tests.daemon_parts import (
-    NOON_NS,
     PRODUCERS,
     UID,
-    array,
     image,
-    producer_bytes,
     run_end,
     usage,
 )
-
-KIB = 1024
-SUFFIXES = ["", ".bak", ".bak.2", ".bak.3"]
-SERVER_UUID = uuid.UUID("0194a0b2-7c4d-4e5f-8a6b-3c2d1e0f9a8b")
-
-
-def journal_settings(segment_bytes_max: int = 64 * KIB) -> JournalSettings:
-    return JournalSettings(
-        segment_bytes_max=segment_bytes_max,
-        segment_chunk_bytes=4 * KIB,
-        random_bytes=os.urandom,
-        clock_ns=lambda: NOON_NS,
-    )
-
-
-class Core:
-    """The daemon between the sockets and the disk, one event at a time."""
-
-    def __init__(self, root: Path, *, segment_bytes_max: int = 64 * KIB) -> None:
-        root.mkdir(exist_ok=True)
-        settings = journal_settings(segment_bytes_max)
-        self.restored: Restored = restore(
-            OsFileSystem(), root, settings, new_uuid=lambda: SERVER_UUID
-        )
-        self.layout = Layout(root)
-        self.books = self.restored.books
-        self.journal = self.restored.journal
-        self.keys = self.restored.keys
-        self.report = self.restored.report
-        ids = itertools.count(1)
-        self._admission = Admission(self.keys, lambda event: None, lambda: f"id-{next(ids)}")
-        self.checkpointer = Checkpointer(
-            OsFileSystem(),
-            self.layout,
-            self.books,
-            self.journal,
-            self.keys,
-            CheckpointSettings(5.0, 0, 400),
-            run_job=self._run_job,
-            call_later=lambda seconds, call: None,
-        )
-        self.checkpointer.adopt(self.restored.reaches, self.restored.server_reaches)
-
-    @staticmethod
-    def _run_job(job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        done(job(), None)
-
-    def put(self, *events: Any, project: str = "spotter", producer: str = PRODUCERS[0]) -> None:
-        """Take a batch in and make it durable."""
-        decision = self._admission.decide(
-            array(*events), len(events), project=project, uid=UID, received_ns=NOON_NS
-        )
-        key = producer_bytes(producer)
-        mark = self.books.server.marks.get(producer)
-        seq = mark.seq + 1 if mark else 1
-        payload = encode_entry(decision.entry)
-        lsn = self.journal.append(Kind.BATCH, payload, count=len(events), producer=key, seq=seq)
-        self.journal.sync()
-        self.books.batch(lsn, len(events), key, seq, decision.entry, decision.batch)
-        self.keys.settle(decision.keys, lsn)
-
-    def save(self) -> None:
-        """Save what changed since the save before, and all of the rest as well."""
-        self.books.touched.update(self.books.projects)
-        self.checkpointer.note()
-        assert self.checkpointer.save_all(math.inf) == []
-
-    def retire(self) -> int:
-        """Retire what no generation needs; gives how many segments went."""
-        gone = 0
-        while (sealed := self.journal.sealed()) and self._past(sealed[0].last_lsn):
-            self.keys.forget_before(sealed[0].last_lsn + 1)
-            self.journal.retire(sealed[0].number)
-            gone += 1
-        return gone
-
-    def _past(self, lsn: int) -> bool:
-        directories = [self.layout.root, *map(self.layout.project, self.books.projects)]
-        return all(min(reaches_in(directory), default=0) >= lsn for directory in directories)
-
-    def crash(self) -> dict[str, Any]:
-        """Close without a word; gives everything that was known."""
-        self.journal.close()
-        self.keys.close()
-        return image(self.books)
-
-    def stop(self) -> dict[str, Any]:
-        """Close as the daemon does."""
-        self.journal.append(Kind.STOP, b"", producer=NO_PRODUCER)
-        self.journal.sync()
-        return self.crash()
-
-
-def reaches_in(directory: Path) -> list[int]:
-    """How far every generation in a directory reaches; all four have to be there."""
-    name = "server.json" if (directory / "server.json").exists() else ".agent_metrics.json"
-    found = []
-    for suffix in SUFFIXES:
-        path = directory / (name + suffix)
-        if not path.exists():
-            return [0]
-        content = json.loads(path.read_bytes())
-        part = content["server"] if name == "server.json" else content["tallymark"]
-        found.append(part["applied_lsn"])
-    return found
-
-
-def without_lsn(found: dict[str, Any]) -> dict[str, Any]:
-    """The same whatever control records came last."""
-    server = {**found["server"], "applied_lsn": 0}
-    return {**found, "server": server}
-
-
-def again(root: Path) -> Core:
-    return Core(root)
+from tests.state_dirs import (
+    KIB,
+    SERVER_UUID,
+    SUFFIXES,
+    Core,
+    a_history,
+    again,
+    reaches_in,
+    without_lsn,
+)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "state"
-
-
-def a_history(root: Path, *, generations: int = 4) -> Core:
-    """Two projects, saved that often with events in between; the last are not saved."""
-    core = Core(root)
-    number = 0
-    for _ in range(generations + 1):
-        for project, producer in (("spotter", PRODUCERS[0]), ("other", PRODUCERS[1])):
-            number += 1
-            core.put(
-                run_end(number, session_id=f"s{number}"),
-                usage(f"key-{number}"),
-                usage("same-key"),
-                usage(input_tokens=-1),
-                {"type": "odd"},
-                project=project,
-                producer=producer,
-            )
-        if number <= 2 * generations:
-            core.save()
-    return core
 
 
 def main_file(root: Path, project: str = "spotter") -> Path:
@@ -561,6 +424,54 @@ def test_an_index_that_is_behind_is_brought_up(root: Path) -> None:
     assert "spotter:new-key" in known_after(again(root))
 
 
+def test_keys_that_the_index_has_no_room_for_are_known_and_written_later(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a_history(root, generations=1).crash()
+
+    def no_room(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(KeyIndex, "add", no_room)
+        core = again(root)
+    assert "cannot write the index: database or disk is full" in caplog.text
+    assert {"spotter:key-1", "other:key-4", "spotter:same-key"} <= known_after(core)
+    core.save()
+    core.stop()
+
+    saved = KeyIndex.open(root / "index.sqlite")
+    assert saved.through_lsn > 0
+    assert saved.known([key_hash("spotter", "key-1"), key_hash("other", "key-4")])
+    saved.close()
+
+
+def test_an_index_that_finds_no_room_to_be_shared_is_used_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = a_history(root, generations=1)
+    core.save()
+    known = known_after(core)
+    core.stop()
+    whole = KeyIndex.open
+
+    def full(path: Path, *, check: bool = True, alone: bool = False) -> KeyIndex:
+        assert check
+        if not alone:
+            raise IndexFullError("cannot open it: the disk is full")
+        return whole(path, alone=True)
+
+    monkeypatch.setattr(KeyIndex, "open", full)
+    core = again(root)
+
+    assert not core.report.index_rebuilt
+    assert known_after(core) == known
+    core.put(usage("new-key"))
+    core.save()
+    assert known_after(core) == known | {"spotter:new-key"}
+    core.stop()
+
+
 # The journal.
 
 
@@ -692,6 +603,7 @@ def newer_index(root: Path) -> Path:
     path = root / "index.sqlite"
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")
+    db.execute(f"PRAGMA application_id = {version_mark(2)}")
     db.close()
     return path
 

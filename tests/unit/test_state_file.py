@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -358,3 +359,101 @@ def test_quarantine_keeps_what_cannot_be_read(tmp_path: Path) -> None:
 
     assert kept.is_dir()
     assert not (tmp_path / NAME).exists()
+
+
+# A watched file: whoever else writes it is noticed, and nothing of his is lost.
+
+
+def in_place(path: Path) -> None:
+    path.write_bytes(b"by hand, and longer")
+
+
+def put_there(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+
+
+def a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [in_place, put_there, a_directory])
+def test_a_watched_file_that_somebody_changed_is_kept_aside(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    aside = tmp_path / "quarantine"
+    file = opened(tmp_path)
+    for body in (b"1", b"2"):
+        assert file.save(body, aside=aside) is None
+    change(file.path)
+    theirs = None if file.path.is_dir() else file.path.read_bytes()
+
+    foreign = file.save(b"3", aside=aside)
+
+    assert foreign is not None
+    assert (foreign.path, foreign.kept) == (file.path, aside / f"{NAME}.1")
+    assert foreign.kept is not None
+    assert theirs is None or foreign.kept.read_bytes() == theirs
+    assert contents(tmp_path) == [b"3", b"1"]
+    assert file.save(b"4", aside=aside) is None
+    assert contents(tmp_path) == [b"4", b"3", b"1"]
+
+
+def contents(directory: Path) -> list[bytes | None]:
+    return [body for _, body in opened(directory).generations()]
+
+
+def test_a_watched_file_that_somebody_removed_is_told(tmp_path: Path) -> None:
+    file = opened(tmp_path)
+    file.save(b"1", aside=tmp_path / "q")
+    file.path.unlink()
+
+    foreign = file.save(b"2", aside=tmp_path / "q")
+
+    assert foreign is not None
+    assert foreign.kept is None
+    assert contents(tmp_path) == [b"2"]
+
+
+def test_a_file_that_was_there_is_foreign_until_it_is_known(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"of an earlier run")
+    known, unknown = opened(tmp_path), opened(tmp_path)
+    known.know()
+
+    assert known.save(b"1", aside=tmp_path / "q") is None
+    assert contents(tmp_path) == [b"1", b"of an earlier run"]
+    assert unknown.save(b"2", aside=tmp_path / "q") is not None
+    assert (tmp_path / "q" / f"{NAME}.1").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_failure_at_any_step_makes_no_foreigner_of_our_own_file(
+    tmp_path: Path, number: int
+) -> None:
+    """Whatever fails: the next save takes its own work for its own, and keeps theirs."""
+    aside = tmp_path / "q"
+    for theirs in (False, True):
+        directory = tmp_path / str(theirs)
+        directory.mkdir()
+        fs = FaultyFs()
+        file = opened(directory, fs)
+        file.save(b"1", aside=aside)
+        if theirs:
+            file.path.write_bytes(b"theirs")
+        fs.done.clear()
+        fs.fail_at, fs.error = number, OSError(errno.EIO, "Input/output error")
+        told = []
+        with contextlib.suppress(OSError):
+            told.append(file.save(b"2", aside=aside))
+        fs.error = None
+        told.append(file.save(b"3", aside=aside))
+
+        kept = [each.kept for each in told if each is not None]
+        assert len(kept) == theirs
+        assert contents(directory)[0] == b"3"
+        if theirs:
+            assert kept[0] is not None
+            assert kept[0].read_bytes() == b"theirs"
+            assert b"theirs" not in contents(directory)

@@ -19,11 +19,19 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 READ_CHUNK_BYTES = 1024 * 1024
+
+
+class Stamp(NamedTuple):
+    """What tells a file, cheaply, from one that somebody else has put or changed there."""
+
+    inode: int
+    size: int
+    changed_ns: int
 
 
 class FileSystem(Protocol):
@@ -92,6 +100,12 @@ class FileSystem(Protocol):
 
     def exists(self, path: Path) -> bool:
         """Whether the name is there, without following a symlink."""
+
+    def stamp(self, path: Path) -> Stamp | None:
+        """What tells whether a file is still the same; None when the name is not there.
+
+        Renaming it, or giving it a second name, does not change its stamp.
+        """
 
     def free_bytes(self, path: Path) -> int:
         """Bytes that an unprivileged process can still allocate at ``path``."""
@@ -211,6 +225,13 @@ class OsFileSystem:
     def exists(self, path: Path) -> bool:
         return os.path.lexists(path)
 
+    def stamp(self, path: Path) -> Stamp | None:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
     def free_bytes(self, path: Path) -> int:
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
@@ -249,6 +270,24 @@ def write_file(
         (sync or fs.sync)(fd)
     finally:
         fs.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of ``FileSystem.lock``.
+
+    Nothing is created or changed. Raises ``OSError`` when it cannot be seen.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def is_socket(path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 The Structs here are the shape of ``.agent_metrics.json``. They can be read
 and written like the plain dicts of that file as well (``state["events"]``),
-so that a program written for the dicts works with them.
+so that a program written for the dicts works with them: as an attribute a time
+is a ``datetime``, by name it is the text that the file has, and a Struct equals
+the dict that it was made from.
 
 All totals are lifetime figures; ``events`` and ``sessions`` hold the newest
 500 and 50. Money is US dollars, exact to a nano-dollar as long as a sum stays
@@ -13,9 +15,11 @@ no price and are left out of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
-from typing import Any
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import msgspec
 
@@ -31,18 +35,41 @@ RECENT_EVENTS_MAX = 20
 STATE_VERSION = 1
 
 
+TIME_FIELDS = frozenset({"created_at", "updated_at", "started_at", "ended_at", "last_active"})
+
+_ZONE = re.compile(r"(?:[zZ]|[+-]\d\d:?\d\d)$")
+
+
+def time_from(value: Any) -> Any:
+    """The time in UTC; without a zone it was UTC. What is no time comes back as it is."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.convert(value if _ZONE.search(value) else value + "Z", datetime)
+        except msgspec.ValidationError:
+            return value
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            return None
+    return value
+
+
 class StateStruct(msgspec.Struct, kw_only=True):
-    """A Struct that can also be read and written like a dict."""
+    """A Struct that can also be read, written and compared like a dict of the file."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.__struct_fields__:
             raise KeyError(name)
-        return getattr(self, name)
+        value = getattr(self, name)
+        return msgspec.to_builtins(value) if isinstance(value, datetime) else value
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self.__struct_fields__:
             raise KeyError(name)
-        setattr(self, name, value)
+        setattr(self, name, _time_or_none(value) if name in TIME_FIELDS else value)
 
     def __contains__(self, name: object) -> bool:
         return name in self.__struct_fields__
@@ -50,13 +77,63 @@ class StateStruct(msgspec.Struct, kw_only=True):
     def __iter__(self) -> Iterator[str]:
         return iter(self.__struct_fields__)
 
+    def __len__(self) -> int:
+        return len(self.__struct_fields__)
+
+    def __eq__(self, other: object) -> bool:
+        """A dict is equal that says the same; fields that it lacks have their defaults."""
+        if not isinstance(other, Mapping):
+            return super().__eq__(other)
+        try:
+            return super().__eq__(type(self)(**{name: _own(self, other, name) for name in other}))
+        except TypeError:  # a name that is no field, or one that must be there is not
+            return False
+
+    __hash__ = None  # type: ignore[assignment]  # it can change
+
     def keys(self) -> tuple[str, ...]:
         """Names of the fields, in the order of the file."""
         return self.__struct_fields__
 
+    def values(self) -> list[Any]:
+        """What ``state[name]`` gives for each of ``keys``."""
+        return [self[name] for name in self.__struct_fields__]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """``keys`` with their ``values``."""
+        return [(name, self[name]) for name in self.__struct_fields__]
+
     def get(self, name: str, default: Any = None) -> Any:
         """The field's value, or ``default`` for a name that is no field."""
-        return getattr(self, name) if name in self.__struct_fields__ else default
+        return self[name] if name in self.__struct_fields__ else default
+
+    def setdefault(self, name: str, default: Any = None) -> Any:  # as dicts have it
+        """The field's value: every field has one."""
+        return self[name]
+
+    def update(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Set several fields. Raises ``KeyError`` for a name that is no field."""
+        for name, value in {**(values or {}), **more}.items():
+            self[name] = value
+
+    def copy(self) -> Self:
+        """Another one with the same values, which both share."""
+        return copy.copy(self)
+
+
+def _time_or_none(value: Any) -> Any:
+    """Older files write an empty text where there is no time."""
+    return None if value == "" else time_from(value)
+
+
+def _own(struct: StateStruct, given: Mapping[str, Any], name: str) -> Any:
+    """What a dict has under a name, as a Struct would hold it."""
+    value = given[name]
+    if name in TIME_FIELDS:
+        return _time_or_none(value)
+    if value is None:  # older files write null where there is no text
+        return "" if getattr(struct, name, None) == "" else None
+    return value
 
 
 class FinishedRun(StateStruct, kw_only=True):

@@ -1,7 +1,8 @@
 """The ``tallymarkd`` command: settings in, exit code out.
 
 Exit codes: 0 stopped well; 2 a wrong option, setting or path; 1 what failed
-at the start; 70 a fault in the daemon itself; 74 a failed sync of the journal.
+at the start; 70 a fault in the daemon itself; 74 a disk that failed under the journal
+or under the index of keys.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from tallymarkd._version import __version__
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
-from tallymarkd.core.committer import Committer, Ticket
+from tallymarkd.core.committer import EXIT_IO_ERROR, Committer, Ticket
 from tallymarkd.core.engine import Engine, EngineSettings
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.overview import overview
@@ -72,24 +72,24 @@ def run(settings: Settings, fs: FileSystem | None = None) -> int:
     gc.set_threshold(GC_THRESHOLD)
     os.umask(PRIVATE_UMASK)
     fs = fs or OsFileSystem()
-    with _state_dir(fs, settings.state_dir):
+    with locked_state_dir(fs, settings.state_dir):
         # Before recovery, so that who connects meanwhile waits and is not refused.
         listener = listen(fs, settings.socket)
         try:
-            restored = restore(fs, settings.state_dir, _journal_settings(settings))
-            if settings.strict and restored.report.new_losses:
-                raise StorageError(
-                    f"cannot start with --strict: the journal in {settings.state_dir} has lost "
-                    "events; `tallymarkd` without --strict starts and reports them"
-                )
+            restored = restore(
+                fs, settings.state_dir, _journal_settings(settings), strict=settings.strict
+            )
             return asyncio.run(_Daemon(settings, fs, restored, listener).serve())
         finally:
             listener.close()
 
 
 @contextlib.contextmanager
-def _state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
-    """The directory, checked and locked. The lock is never unlinked."""
+def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
+    """Hold the directory, checked and locked; the lock is never unlinked.
+
+    Raises ``StorageError`` when another process holds it, or when it will not do.
+    """
     try:
         fs.mkdir(root)
         lock = fs.lock(Layout(root).lock)
@@ -247,7 +247,7 @@ class _Daemon:
             FramePool(settings.frame_pool_bytes_max),
         )
         self._server = Server(desk, new_id=lambda: str(uuid7()), own_uid=own_uid())
-        if books.touched:
+        if books.touched or restored.report.new_losses:
             self._note()
 
     def _from_committer(self, tickets: list[Ticket]) -> None:
@@ -312,14 +312,21 @@ def _next_command(settings: Settings) -> str:
 
 
 def _die_loudly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An exception that nobody handles ends the process: half a daemon is worse than none."""
+    """An exception that nobody handles ends the process: half a daemon is worse than none.
+
+    A disk that fails under the index is no fault of ours: the next start rebuilds it.
+    """
     error = context.get("exception")
     if isinstance(error, ConnectionError | TimeoutError):
         log.debug("a connection broke: %s", error)
         return
+    if isinstance(error, StorageError):
+        log.critical("%s; exiting with %d", error, EXIT_IO_ERROR)
+        logging.shutdown()
+        os._exit(EXIT_IO_ERROR)
     log.critical("unexpected: %s; exiting", context.get("message"), exc_info=error)
     logging.shutdown()
     os._exit(EXIT_SOFTWARE)
 
 
-__all__ = ["run"]
+__all__ = ["locked_state_dir", "run"]

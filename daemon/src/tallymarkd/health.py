@@ -37,6 +37,9 @@ DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 
 DAMAGE_SHOWN_MAX = 20
 
+LOSSES_TOLD_MAX = 5
+"""Losses named in a reason; the report has more."""
+
 
 @dataclass(slots=True)
 class Vitals:
@@ -110,7 +113,8 @@ class Vitals:
 
     def _recovery(self) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.to_builtins(self.recovery)
-        found["damage"] = found["damage"][:DAMAGE_SHOWN_MAX]
+        for name in ("damage", "losses"):
+            found[name] = found[name][:DAMAGE_SHOWN_MAX]
         return found
 
     def _journal_reasons(self, probe_failed: str) -> list[Reason]:
@@ -163,17 +167,47 @@ class Vitals:
                     remedy="nothing is lost, the journal has it; look at the load of the disk",
                 )
             )
-        if self.recovery.new_losses:
+        foreign = self.checkpointer.foreign
+        if foreign is not None:
+            what = "removed" if foreign.kept is None else "changed"
+            kept = "" if foreign.kept is None else f", and what was there is kept as {foreign.kept}"
             reasons.append(
                 Reason(
-                    code="events_lost",
-                    message=f"the last start found {self.recovery.new_losses} places where "
-                    "acknowledged events are missing",
-                    remedy="see `recovery` and `ledger.losses` in this report; the damaged files "
-                    "are kept in quarantine/",
+                    code="state_file_changed",
+                    message=f"another program has {what} {foreign.path}; "
+                    f"the daemon has saved its own state again{kept}",
+                    remedy="find the program that writes there and stop it: state files are "
+                    "the daemon's output only; this is told until the daemon restarts",
                 )
             )
-        return reasons
+        return [*reasons, *self._recovery_reasons()]
+
+    def _recovery_reasons(self) -> list[Reason]:
+        """What the last start found missing, named."""
+        found = self.recovery
+        if found.new_losses:
+            told = "; ".join(loss.text() for loss in found.losses[:LOSSES_TOLD_MAX])
+            more = found.new_losses - LOSSES_TOLD_MAX
+            return [
+                Reason(
+                    code="events_lost",
+                    message=f"the last start found acknowledged events missing: {told}"
+                    + (f"; and {more} more" if more > 0 else ""),
+                    remedy="look at the disk; what is damaged is kept in quarantine/, and the "
+                    "account in recovery-history.json and in this report; "
+                    "`tallymark verify` tells how the files are now",
+                )
+            ]
+        if found.new_damage:
+            return [
+                Reason(
+                    code="journal_damaged",
+                    message=f"the last start found {found.new_damage} corrupt places in the "
+                    "journal; the state files have what stood there",
+                    remedy="look at the disk; `tallymark verify` tells how the files are now",
+                )
+            ]
+        return []
 
     def _disk_reasons(self, free: int | None) -> list[Reason]:
         directory = self.settings.state_dir

@@ -33,6 +33,8 @@ COMMANDS = {
     "emit": "Record one event, or a line of JSON each from stdin.",
     "run": "Run a command and record it as one run of an agent.",
     "import": "Record what other tools wrote down.",
+    "verify": "What in a state directory is whole, torn, corrupt or lost.",
+    "repair": "Settle a state directory as the daemon's start would.",
     "completion": "Print a script that completes commands in a shell.",
 }
 """Subcommands, in the order of the help. ``x`` is ``command`` in ``cli/x.py``."""

@@ -49,6 +49,23 @@ class Loss(msgspec.Struct, kw_only=True):
     from_lsn: int = 0
     through_lsn: int = 0
 
+    def text(self) -> str:
+        """What is missing, in a person's words."""
+        parts = [_events_text(self.events, exact=bool(self.producer))]
+        if self.producer:
+            parts.append(f"of producer {self.producer}")
+            if self.through_seq:
+                parts.append(f"(seq {self.from_seq} to {self.through_seq})")
+        if 0 < self.from_lsn <= self.through_lsn:
+            parts.append(f"at numbers {self.from_lsn} to {self.through_lsn}")
+        return f"{' '.join(parts)}: {self.reason}"
+
+
+def _events_text(events: int, *, exact: bool) -> str:
+    if not events:
+        return "an unknown number of events"
+    return f"{'' if exact else 'at most '}{events} {'event' if events == 1 else 'events'}"
+
 
 class Ledger(msgspec.Struct, kw_only=True):
     """Counts of events. ``received`` is without resends: stored, duplicate and
@@ -65,10 +82,15 @@ class Ledger(msgspec.Struct, kw_only=True):
 
 
 class ServerState(msgspec.Struct, kw_only=True):
-    """What the daemon remembers beside the projects."""
+    """What the daemon remembers beside the projects.
+
+    Through ``retired_lsn`` the journal may have been retired: when this was written,
+    every generation of every state file had what its project had there.
+    """
 
     server_id: str
     applied_lsn: int = 0
+    retired_lsn: int = 0
     running_seconds: float = 0.0
     marks: dict[str, Mark] = {}
     last_lsn: dict[str, int] = {}
@@ -102,15 +124,18 @@ class Control(Protocol):
 
 
 class Books:
-    """All state. ``projects`` by name, ``server`` for the rest."""
+    """All state. ``projects`` by name, ``server`` for the rest.
+
+    ``new_losses`` counts what was found missing since these books were opened,
+    ``losses`` are the first of it. What clients announced as lost is not among it.
+    """
 
     def __init__(self, server: ServerState, projects: dict[str, ProjectState]) -> None:
         self.server = server
         self.projects = projects
         self.touched: set[str] = set()
-        self.places_lost = 0
-        """Places where something that had been taken in was missing, since this was made.
-        What clients announce as lost does not count."""
+        self.new_losses = 0
+        self.losses: list[Loss] = []
 
     def record(self, record: Record) -> Entry | None:
         """Take in one record of the journal, as replay does; gives its entry.
@@ -121,6 +146,8 @@ class Books:
             return self._replay_batch(record)
         if record.lsn > self.server.applied_lsn:
             self.control(record)
+        elif record.kind == Kind.LOSS and self._is_lacked(record.lsn):
+            self._lose(record)
         return None
 
     def control(self, record: Control) -> None:
@@ -181,7 +208,7 @@ class Books:
         if mark is None:
             mark = self.server.marks[producer] = Mark(0, project, uid)
         if seq > mark.seq + 1 and not self._named(producer, mark.seq + 1, seq - 1):
-            self._note(
+            self._miss(
                 Loss(
                     reason="seqs are missing from the journal",
                     producer=producer,
@@ -216,7 +243,7 @@ class Books:
     def _lose(self, record: Control) -> None:
         damage = msgspec.json.decode(record.payload, type=Damage)
         self.server.ledger.lost += damage.events
-        self._note(
+        self._miss(
             Loss(
                 reason=damage.reason,
                 producer=producer_text(damage.producer),
@@ -228,15 +255,47 @@ class Books:
             )
         )
 
-    def miss(self, from_lsn: int, through_lsn: int) -> None:
-        """State needs numbers that stand before the journal's beginning."""
-        self._note(
-            Loss(
-                reason="the journal begins later than the state files need",
-                from_lsn=from_lsn,
-                through_lsn=through_lsn,
-            )
+    def _is_lacked(self, lsn: int) -> bool:
+        """Whether the ledger has seen a number, and some project's state has not, and
+        nobody was told of it yet."""
+        return not self._told(lsn, lsn) and any(
+            last >= lsn and (name not in self.projects or self.projects[name].applied_lsn < lsn)
+            for name, last in self.server.last_lsn.items()
         )
+
+    def _told(self, from_lsn: int, through_lsn: int) -> bool:
+        """Whether a loss among these numbers stands in the ledger."""
+        return any(
+            loss.from_lsn <= through_lsn and from_lsn <= loss.through_lsn
+            for loss in self.server.ledger.losses
+        )
+
+    def miss(self, from_lsn: int, through_lsn: int, reason: str) -> None:
+        """State needs numbers that the journal does not have any more."""
+        self._miss(Loss(reason=reason, from_lsn=from_lsn, through_lsn=through_lsn))
+
+    def give_up_behind(self) -> None:
+        """After replay: no state file waits any longer for what the journal does not have.
+
+        So that it is told once, and not again by every start to come.
+        """
+        server = self.server
+        behind = {
+            name: (state.applied_lsn if state else 0, last)
+            for name, last in server.last_lsn.items()
+            if (state := self.projects.get(name)) is None or state.applied_lsn < last
+        }
+        untold = [name for name, (reach, last) in behind.items() if not self._told(reach + 1, last)]
+        for name in untold:
+            reach, last = behind[name]
+            self.miss(reach + 1, last, f"the journal does not have what {name} lacks")
+        for name, (_, last) in behind.items():
+            if name in self.projects:
+                self.projects[name].applied_lsn = last
+                self.touched.add(name)
+            else:
+                del server.last_lsn[name]
+                server.first_lsn.pop(name, None)
 
     def expire_marks(self, older_than_seconds: float, keep: Container[str] = ()) -> int:
         """Forget producers not heard of for so long (of running time); gives how many.
@@ -259,14 +318,16 @@ class Books:
             return
         self.server.applied_lsn = record.last_lsn
         self.server.ledger.lost += record.count
-        self._note(
+        self._miss(
             Loss(reason=f"cannot read a record: {reason}", producer=producer_text(record.producer),
                  from_seq=record.from_seq, through_seq=record.seq, events=record.count,
                  from_lsn=record.lsn, through_lsn=record.last_lsn)
         )  # fmt: skip
 
-    def _note(self, loss: Loss) -> None:
-        self.places_lost += 1
+    def _miss(self, loss: Loss) -> None:
+        self.new_losses += 1
+        if len(self.losses) < LOSSES_MAX:
+            self.losses.append(loss)
         self._name(loss)
 
     def _name(self, loss: Loss) -> None:

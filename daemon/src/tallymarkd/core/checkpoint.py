@@ -8,6 +8,9 @@ more than a fifth of the time.
 A segment is retired when every project with records in it has its *oldest*
 generation past them. So a state file that is lost with all but one of its
 backups is rebuilt from the journal without a gap.
+
+The files are the daemon's alone. One that somebody else has changed is kept
+aside, what is in memory is saved in its place, and health says so.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from tallymarkd.core.keys import Keys
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.project_state import freeze
 from tallymarkd.storage.journal import Journal, SealedSegment
-from tallymarkd.storage.state_file import BACKUPS, StateFile
+from tallymarkd.storage.state_file import BACKUPS, Foreign, StateFile
 
 GENERATIONS = BACKUPS + 1
 SAVE_SHARE_MAX = 0.2
@@ -38,6 +41,9 @@ SERVER = ""
 NANOS_PER_DAY = 86_400 * 10**9
 
 log = logging.getLogger("tallymarkd")
+
+Saved = tuple[int, Foreign | None]
+"""How far a saved file reaches, and what somebody else had made of the one before."""
 
 Job = Callable[[], Any]
 RunJob = Callable[[Job, Callable[[Any, BaseException | None], None]], None]
@@ -111,6 +117,8 @@ class Checkpointer:
         self._began = 0.0
         self._retire_failed = False
         self.failure: SaveFailure | None = None
+        self.foreign: Foreign | None = None
+        """The last state file that somebody else had changed, in this run."""
         self.saves = 0
 
     def adopt(self, reaches: dict[str, list[int]], server_reaches: list[int]) -> None:
@@ -118,6 +126,8 @@ class Checkpointer:
         for project, found in reaches.items():
             self._target(project).reaches = list(found)
         self._target(SERVER).reaches = list(server_reaches)
+        for target in self._targets.values():
+            target.file.know()
 
     def note(self) -> None:
         """Something was applied: see that it is saved in time."""
@@ -216,14 +226,15 @@ class Checkpointer:
         view = freeze(self._books.projects[name])
         server_id = self._books.server.server_id
         fs, directory, root = self._fs, target.file.directory, self._layout.projects
+        aside = self._layout.quarantine
 
-        def save() -> int:
+        def save() -> Saved:
             if not fs.exists(directory):
                 fs.mkdir(directory)
                 fs.sync_dir(root)
                 fs.sync_dir(root.parent)
-            target.file.save(b"".join(project_file.encode_view(view, server_id=server_id)))
-            return view.applied_lsn
+            body = b"".join(project_file.encode_view(view, server_id=server_id))
+            return view.applied_lsn, target.file.save(body, aside=aside)
 
         return save
 
@@ -232,18 +243,20 @@ class Checkpointer:
         reach = self._books.server.applied_lsn
         body = encode_server(self._books.server)
         self._keys.begin_write()
-        keys = self._keys
+        keys, aside = self._keys, self._layout.quarantine
 
-        def save() -> int:
+        def save() -> Saved:
             keys.write(reach)
-            target.file.save(body)
-            return reach
+            return reach, target.file.save(body, aside=aside)
 
         return save
 
-    def _finish(self, name: str, reach: Any, error: BaseException | None) -> None:
+    def _finish(self, name: str, saved: Any, error: BaseException | None) -> None:
         target = self._targets[name]
         if error is None:
+            reach, foreign = saved
+            if foreign is not None:
+                self._tell_foreign(target, foreign)
             target.reaches = [reach, *target.reaches][:GENERATIONS]
             self.saves += 1
             self._retire_failed = False
@@ -258,6 +271,16 @@ class Checkpointer:
         self.failure = SaveFailure(what, str(error), self._clock())
         log.warning("cannot save %s: %s; trying again later", what, error)
 
+    def _tell_foreign(self, target: _Target, foreign: Foreign) -> None:
+        """The generation that was the newest is gone; nothing moved into its place."""
+        del target.reaches[:1]
+        self.foreign = foreign
+        if foreign.kept is None:
+            log.warning("%s was removed by another program; saved again", foreign.path)
+        else:
+            log.warning("%s was changed by another program; what it had made of it is kept as %s",
+                        foreign.path, foreign.kept)  # fmt: skip
+
     def _retire(self) -> bool:
         """Retire the oldest segment if history is over its limit and nothing needs it.
 
@@ -267,7 +290,7 @@ class Checkpointer:
         segment = self._over_limit()
         if segment is None:
             return False
-        pinning = self._pinning(segment)
+        pinning = self._pinning(segment) or self._announce(segment)
         if not pinning:
             self._busy = True
             self._began = self._clock()
@@ -278,6 +301,18 @@ class Checkpointer:
             if target.dirty_since is None:
                 target.dirty_since = self._clock()
         return False
+
+    def _announce(self, segment: SealedSegment) -> list[str]:
+        """Have every generation of ``server.json`` say that the segment may go.
+
+        So that a later start can tell it from one that somebody has removed.
+        """
+        server = self._books.server
+        if server.retired_lsn >= segment.last_lsn:
+            return []
+        server.retired_lsn = segment.last_lsn
+        self._target(SERVER).reaches.clear()
+        return [SERVER]
 
     def _over_limit(self) -> SealedSegment | None:
         sealed = self._journal.sealed()

@@ -39,7 +39,8 @@ def unpack_keys(data: bytes) -> list[int]:
 class Keys:
     """Which keys are known. Loop thread, but for ``write``.
 
-    ``reader`` and ``writer`` are two connections to the same index.
+    ``reader`` and ``writer`` are two connections to the same index, so that a write
+    keeps nobody waiting; on a full disk they may be one.
     """
 
     def __init__(self, reader: KeyIndex, writer: KeyIndex) -> None:

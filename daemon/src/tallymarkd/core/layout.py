@@ -44,6 +44,10 @@ class Layout:
     def recovery_report(self) -> Path:
         return self.root / "recovery.json"
 
+    @property
+    def recovery_history(self) -> Path:
+        return self.root / "recovery-history.json"
+
     def project(self, name: str) -> Path:
         """The directory of a project, by its name."""
         return self.projects / project_directory(name)

@@ -18,6 +18,7 @@ from tallymarkd.core import project_file
 from tallymarkd.core.books import Books, ServerState, decode_server
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.project_state import ProjectState
+from tallymarkd.storage import index
 from tallymarkd.storage.state_file import StateFile
 from tallymarkd.storage.survey import refuse_newer, survey
 
@@ -66,18 +67,39 @@ class StateFiles:
         }
 
     @property
-    def replay_after_lsn(self) -> int:
-        """The number after which some state file needs the journal."""
+    def needs(self) -> dict[str, int]:
+        """The state files that need the journal, each with the number after which."""
         server: ServerState | None = self.server.newest
         if server is None:
-            return 0
+            return {SERVER_FILE: 0}
         states = self.states
-        behind = [
-            states[name].applied_lsn if name in states else 0
-            for name, last in server.last_lsn.items()
-            if name not in states or states[name].applied_lsn < last
-        ]
-        return min([server.applied_lsn, *behind])
+        reaches = {
+            # A project of which no file is left has nothing before its first number.
+            name: states[name].applied_lsn if name in states else server.first_lsn.get(name, 1) - 1
+            for name in server.last_lsn
+        }
+        behind = {name: reach for name, reach in reaches.items() if reach < server.last_lsn[name]}
+        return {SERVER_FILE: server.applied_lsn, **behind}
+
+    def lacking(self, begins_after_lsn: int) -> dict[str, int]:
+        """Those that need what stood before the journal's beginning, likewise.
+
+        What was retired under the rules is not missed by a project of which any
+        generation is left: it had nothing there that this generation has not.
+        """
+        server: ServerState | None = self.server.newest
+        retired = server is not None and begins_after_lsn <= server.retired_lsn
+        states = self.states
+        return {
+            name: reach
+            for name, reach in self.needs.items()
+            if reach < begins_after_lsn and not (retired and name in states)
+        }
+
+    @property
+    def replay_after_lsn(self) -> int:
+        """The number after which some state file needs the journal."""
+        return min(self.needs.values())
 
 
 Tell = Callable[[str], object]
@@ -123,6 +145,7 @@ def read_only(fs: FileSystem, root: Path, tell: Tell = log.warning) -> Books:
     """
     layout = Layout(root)
     refuse_newer(fs, layout.journal)
+    index.refuse_newer(layout.index)
     files = load_state_files(fs, layout, tell)
     after = files.replay_after_lsn
     found = survey(fs, layout.journal, evidence_lsn=files.evidence_lsn, read_after_lsn=after)

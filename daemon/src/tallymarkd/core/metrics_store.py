@@ -33,7 +33,10 @@ from tallymarkd.text import json_fault
 MAX_EVENTS = EVENTS_MAX
 MAX_SESSIONS = SESSIONS_MAX
 LOCK_TIMEOUT = 10.0
-"""Seconds to wait for another thread or process before giving up."""
+"""Seconds to wait for another thread or process before giving up. Can be set here
+for all stores, in the class, or in one store."""
+
+_LOCK_TIMEOUT_UNCHANGED = LOCK_TIMEOUT
 
 LOCK_POLL_SECONDS = 0.01
 
@@ -246,7 +249,7 @@ class MetricsStore:
     @contextlib.contextmanager
     def _locked(self, *, timeout: float | None = None) -> Iterator[None]:
         """Hold the lock against threads of this process and against other processes."""
-        seconds = self.LOCK_TIMEOUT if timeout is None else timeout
+        seconds = self._lock_timeout() if timeout is None else timeout
         me = threading.get_ident()
         if self._holder == me:
             raise RuntimeError("cannot save a state from within update: it has the lock already")
@@ -270,6 +273,11 @@ class MetricsStore:
                     self._holder = None
         finally:
             self._thread_lock.release()
+
+    def _lock_timeout(self) -> float:
+        """What was set for this store or its class; else what the module has now."""
+        own = self.LOCK_TIMEOUT
+        return LOCK_TIMEOUT if own == _LOCK_TIMEOUT_UNCHANGED else own
 
     def _make_directory(self) -> None:
         if not self._fs.exists(self.metrics_dir):

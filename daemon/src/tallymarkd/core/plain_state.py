@@ -7,14 +7,19 @@ or as an empty string (there is none), and null where there is no text.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from tallymark.state import DashboardState, FinishedRun
+from tallymark.state import (
+    STATE_VERSION,
+    TIME_FIELDS,
+    DashboardState,
+    FinishedRun,
+    time_from,
+)
 
 REQUIRED = frozenset(
     "version project_name created_at updated_at total_sessions total_tokens total_cost_usd"
@@ -22,9 +27,7 @@ REQUIRED = frozenset(
 )
 """Fields without which it is no state; the others are newer."""
 
-_TIMES = frozenset({"created_at", "updated_at", "started_at", "ended_at", "last_active"})
 _RUN_FIELDS = frozenset(FinishedRun.__struct_fields__)
-_ZONE = re.compile(r"(?:[zZ]|[+-]\d\d:?\d\d)$")
 
 
 def state_from(state: object) -> DashboardState:
@@ -42,20 +45,31 @@ def state_from(state: object) -> DashboardState:
     if missing:
         raise ValueError(f"cannot use the state: it lacks {', '.join(missing)}")
     try:
-        return msgspec.convert(_mended(plain), DashboardState)
-    except msgspec.ValidationError as error:
+        found = msgspec.convert(_mended(plain), DashboardState)
+        msgspec.json.encode(found)  # fails on text that is no Unicode, which no file can hold
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ValueError(f"cannot use the state: {error}") from None
+    if found.version > STATE_VERSION:
+        raise ValueError(
+            f"cannot use the state: it has version {found.version}, and this is for {STATE_VERSION}"
+        )
+    return found
 
 
 def _mended(plain: Mapping[str, Any]) -> dict[str, Any]:
     state = _fields(plain)
     if isinstance(state.get("agents"), dict):
-        state["agents"] = {name: _object(each) for name, each in state["agents"].items()}
+        state["agents"] = {name: _named(name, each) for name, each in state["agents"].items()}
     if isinstance(state.get("sessions"), list):
         state["sessions"] = [_object(each) for each in state["sessions"]]
     if isinstance(state.get("events"), list):
         state["events"] = [_with_extra(_object(each)) for each in state["events"]]
     return state
+
+
+def _named(name: Any, profile: Any) -> Any:
+    """A profile; its name also stands before it."""
+    return {"agent_name": name, **_fields(profile)} if isinstance(profile, dict) else profile
 
 
 def _object(value: Any) -> Any:
@@ -68,33 +82,17 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"cannot use the state: {name} is {value}, which no file can hold")
-        if value is None or (name in _TIMES and value == ""):
+        if value is None or (name in TIME_FIELDS and value == ""):
             continue
-        found[name] = _time(value) if name in _TIMES else value
+        found[name] = time_from(value) if name in TIME_FIELDS else value
     return found
-
-
-def _time(value: Any) -> Any:
-    """The time in UTC; what is no time is left for the validation to name."""
-    if isinstance(value, str):
-        try:
-            value = msgspec.convert(value if _ZONE.search(value) else value + "Z", datetime)
-        except msgspec.ValidationError:
-            return value
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            return value.replace(tzinfo=UTC)
-        try:
-            return value.astimezone(UTC)
-        except OverflowError:
-            return None
-    return value
 
 
 def _with_extra(run: Any) -> Any:
     """Fields of a run that this version does not know are kept in ``extra``."""
     if not isinstance(run, dict):
         return run
+    run.setdefault("agent_name", "")
     unknown = {name: value for name, value in run.items() if name not in _RUN_FIELDS}
     if not unknown:
         return run

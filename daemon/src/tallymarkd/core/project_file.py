@@ -124,7 +124,7 @@ def decode_owned(body: bytes) -> tuple[ProjectState, str]:
         raise DamagedError(f"its checksum holds, but it is no state: {error}") from None
     added = found.tallymark
     state = ProjectState(
-        DashboardState(**{name: found[name] for name in DashboardState.__struct_fields__}),
+        DashboardState(**{name: getattr(found, name) for name in DashboardState.__struct_fields__}),
         open_runs=added.open_runs,
         known_sessions=added.known_sessions,
         applied_lsn=added.applied_lsn,

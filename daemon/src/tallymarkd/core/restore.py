@@ -7,46 +7,39 @@ replay has to begin.
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
-from tallymark.errors import DamagedError
-from tallymark.fs import FileSystem, write_file
+from tallymark.errors import DamagedError, StorageError
+from tallymark.fs import FileSystem
 from tallymarkd.core.books import Books, ServerState
 from tallymarkd.core.keys import Keys, unpack_keys
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.loading import StateFiles, load_state_files
-from tallymarkd.storage.index import KeyIndex
+from tallymarkd.core.recovery_report import (
+    RecoveryReport,
+    corrupt,
+    damage_text,
+    keep_report,
+    read_history,
+)
+from tallymarkd.storage.index import IndexFullError, KeyIndex
 from tallymarkd.storage.journal import Journal, JournalSettings
 from tallymarkd.storage.recovery import open_journal
 from tallymarkd.storage.survey import Damage, Survey, refuse_newer, survey
 
+__all__ = ["RecoveryReport", "Restored", "restore"]
+
+LOSSES_TOLD = 3
+"""Losses named by a refusal to start; the log has all."""
+
 log = logging.getLogger("tallymarkd")
-
-
-class RecoveryReport(msgspec.Struct, kw_only=True):
-    """What a start found and did. Also kept as ``recovery.json``."""
-
-    clean: bool = True
-    segments: int = 0
-    records_read: int = 0
-    events_read: int = 0
-    records_replayed: int = 0
-    events_replayed: int = 0
-    proven_lsn: int = 0
-    next_lsn: int = 1
-    index_rebuilt: bool = False
-    damage: list[Damage] = []
-    quarantined: list[str] = []
-    new_losses: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -66,15 +59,22 @@ def restore(
     root: Path,
     settings: JournalSettings,
     *,
+    strict: bool = False,
+    thorough: bool = False,
     new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
     clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Restored:
     """Recover a state directory, whose lock the caller holds.
+
+    ``strict`` refuses, with a ``StorageError``, a journal that has lost what was
+    acknowledged and was not told yet; journal and state files are untouched then.
+    ``thorough`` reads every segment, those too that no state file needs.
 
     Raises ``NewerFormatError`` with everything untouched, ``StorageError`` and
     ``OSError`` when the directory cannot be read or written.
     """
-    return _Restore(fs, Layout(root), settings, new_uuid, clock).run()
+    return _Restore(fs, Layout(root), settings, new_uuid, clock, now).run(strict, thorough)
 
 
 class _Restore:
@@ -85,15 +85,17 @@ class _Restore:
         settings: JournalSettings,
         new_uuid: Callable[[], uuid.UUID],
         clock: Callable[[], float],
+        now: Callable[[], datetime],
     ) -> None:
         self._fs = fs
         self._layout = layout
         self._settings = settings
         self._new_uuid = new_uuid
         self._clock = clock
-        self._report = RecoveryReport()
+        self._report = RecoveryReport(at=now().isoformat(timespec="milliseconds"))
+        self._history = read_history(fs, layout)
 
-    def run(self) -> Restored:
+    def run(self, strict: bool, thorough: bool) -> Restored:
         begun = self._clock()
         self._sync_names()
         refuse_newer(self._fs, self._layout.journal)
@@ -104,12 +106,14 @@ class _Restore:
             self._fs,
             self._layout.journal,
             evidence_lsn=max(files.evidence_lsn, index.through_lsn),
-            read_after_lsn=after,
+            read_after_lsn=0 if thorough else after,
         )
+        if strict:
+            self._refuse_losses(found, after)
         journal, books = self._open(found, files)
-        self._set_aside(files)
-        keys = self._replay(found, books, index, after, files.replay_after_lsn)
-        self._tell(found, books, begun)
+        self._set_aside(files, books)
+        keys = self._replay(found, books, index, after, files)
+        self._tell(found, begun)
         return Restored(books, journal, keys, self._report, files.reaches, files.server.reaches)
 
     def _sync_names(self) -> None:
@@ -123,11 +127,35 @@ class _Restore:
         path = self._layout.index
         try:
             return KeyIndex.open(path)
+        except IndexFullError:
+            return KeyIndex.open(path, alone=True)
         except DamagedError as error:
             log.warning("cannot use the index: %s; rebuilding it from the journal", error)
             self._report.index_rebuilt = True
             KeyIndex.remove(self._fs, path)
             return KeyIndex.open(path)
+
+    def _refuse_losses(self, found: Survey, after: int) -> None:
+        """Replay in memory, to no end but to see what is missing."""
+        files = load_state_files(self._fs, self._layout, lambda _: None)
+        books = Books(files.server.newest or ServerState(server_id=""), files.states)
+        _tell_missing(found, books, files)
+        for record in found.records(after):
+            books.record(record)
+        books.give_up_behind()
+        told = [loss.text() for loss in books.losses]
+        told += [damage_text(each) for each in self._news(found) if each.numbers]
+        if told:
+            more = f"; and {len(told) - LOSSES_TOLD} more" if len(told) > LOSSES_TOLD else ""
+            raise StorageError(
+                f"cannot start with --strict: {self._layout.root} has lost acknowledged events: "
+                f"{'; '.join(told[:LOSSES_TOLD])}{more}. Journal and state files are untouched; "
+                "without --strict tallymarkd starts, keeps what is damaged, and reports"
+            )
+
+    def _news(self, found: Survey) -> list[Damage]:
+        """Corrupt places that no start before has told."""
+        return [each for each in corrupt(found.report.damage) if not self._history.tells(each)]
 
     def _open(self, found: Survey, files: StateFiles) -> tuple[Journal, Books]:
         """Steps 3 to 5."""
@@ -147,20 +175,22 @@ class _Restore:
     def _server_id(self, found: Survey) -> uuid.UUID:
         return uuid.UUID(bytes=found.server_id) if found.server_id else self._new_uuid()
 
-    def _set_aside(self, files: StateFiles) -> None:
+    def _set_aside(self, files: StateFiles, books: Books) -> None:
         """Keep damaged generations, now that the whole ones are in use."""
         for each in files.all:
+            if each.file.path in each.damaged and each in files.projects and each.newest:
+                # Readers look for the newest under its name: save it again.
+                books.touched.add(each.newest.board.project_name)
             for path in each.damaged:
                 kept = each.file.quarantine(path, self._layout.quarantine)
                 self._report.quarantined.append(kept.name)
 
     def _replay(
-        self, found: Survey, books: Books, index: KeyIndex, after: int, needed_after: int
+        self, found: Survey, books: Books, index: KeyIndex, after: int, files: StateFiles
     ) -> Keys:
         """Step 6. Keys of what is replayed go into the index, too."""
         report = self._report
-        if found.segments and found.begins_after_lsn > needed_after:
-            books.miss(needed_after + 1, found.begins_after_lsn)
+        _tell_missing(found, books, files)
         keys: list[tuple[int, int]] = []
         last = index.through_lsn
         for record in found.records(after):
@@ -171,12 +201,25 @@ class _Restore:
                 if record.last_lsn > index.through_lsn:
                     keys.extend((key, record.lsn) for key in unpack_keys(entry.keys))
             last = max(last, record.last_lsn)
-        if last > index.through_lsn:
-            index.add(keys, last)
-        report.new_losses = books.places_lost
-        return Keys(index, KeyIndex.open(self._layout.index))
+        books.give_up_behind()
+        report.new_losses, report.losses = books.new_losses, books.losses
+        return self._remember(index, keys, last)
 
-    def _tell(self, found: Survey, books: Books, begun: float) -> None:
+    def _remember(self, index: KeyIndex, keys: list[tuple[int, int]], through_lsn: int) -> Keys:
+        """Put keys into the index. On a full disk they stay in memory until there is room:
+        a save of the daemon writes them, and another start finds them in the journal."""
+        writer = index if index.alone else KeyIndex.open(self._layout.index, check=False)
+        found = Keys(index, writer)
+        if through_lsn > index.through_lsn:
+            try:
+                index.add(keys, through_lsn)
+            except sqlite3.Error as error:
+                log.warning("cannot write the index: %s; trying again later", error)
+                for key, lsn in keys:
+                    found.settle([key], lsn)
+        return found
+
+    def _tell(self, found: Survey, begun: float) -> None:
         """Step 7: the report goes to the log and into the state directory."""
         report, journal = self._report, found.report
         report.clean = journal.clean
@@ -186,18 +229,30 @@ class _Restore:
         report.proven_lsn = journal.proven_lsn
         report.next_lsn = journal.next_lsn
         report.damage = journal.damage
+        report.cut_bytes = sum(each.end - each.start for each in journal.damage if each.torn)
+        report.new_damage = len(self._news(found))
         report.quarantined += journal.quarantined
         report.seconds = round(self._clock() - begun, 6)
         log.info(
-            "recovered: %s stop, %d segments, %d events read, %d replayed, %d damaged places",
+            "recovered: %s stop, %d segments, %d events read, %d replayed, %d torn bytes cut, "
+            "%d files kept aside, %d places corrupt, %d losses",
             "clean" if report.clean else "unclean",
-            report.segments, report.events_read, report.events_replayed, len(report.damage),
+            report.segments, report.events_read, report.events_replayed, report.cut_bytes,
+            len(report.quarantined), len(corrupt(report.damage)), report.new_losses,
         )  # fmt: skip
-        for damage in report.damage:
-            log.warning(
-                "segment %d, bytes %d to %d are %s: %s (numbers %d to %d, at most %d events)",
-                damage.segment, damage.start, damage.end, "torn" if damage.torn else "lost",
-                damage.reason, damage.from_lsn, damage.through_lsn, damage.events,
-            )  # fmt: skip
-        with contextlib.suppress(OSError):  # the report is also in the log and in health
-            write_file(self._fs, self._layout.recovery_report, msgspec.json.encode(report))
+        for line in report.lines():
+            log.warning("%s", line)
+        keep_report(self._fs, self._layout, report, self._history)
+
+
+def _tell_missing(found: Survey, books: Books, files: StateFiles) -> None:
+    """What state files need and stood before the journal's beginning."""
+    begins_after = found.begins_after_lsn
+    if lacking := files.lacking(begins_after):
+        reason = f"the journal begins later than {', '.join(lacking)} would need"
+        books.miss(min(lacking.values()) + 1, begins_after, reason)
+    elif begins_after and not found.segments:
+        books.miss(begins_after + 1, begins_after, "there is no journal behind the state files")
+    elif found.loses_its_end and found.report.end_lsn <= books.server.applied_lsn:
+        end = found.report.end_lsn
+        books.miss(end + 1, end, "the journal's end is gone, and what may have stood behind it")

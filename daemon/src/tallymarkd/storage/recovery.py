@@ -1,6 +1,6 @@
 """Opening the journal for appending, safe to crash in at every step.
 
-The steps of recovery; docs/STORAGE-FORMAT.md tells them in prose.
+The steps of recovery; docs/DURABILITY.md tells them in prose.
 
 0. Take the lock; sync the directories before a name is trusted.   (app.py)
 1. Refuse newer formats.                                            (survey.py)

@@ -11,6 +11,10 @@ What they hold is opaque here. To save is, in this order:
 4. ``name.tmp`` is renamed over ``name``;
 5. the directory is synced.
 
+Who is the only one that may write the file can have it watched: a file that was
+put or changed there by somebody else is then moved aside before step 4, and takes
+no part in the rotation.
+
 A crash between any two steps, or the loss of any of the renames that were not
 synced yet, leaves the former or the new content under ``name``. A save that
 was cut off after step 3 leaves two names for one file; the next save sees it
@@ -22,12 +26,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from tallymark.fs import FileSystem, read_file, write_file
+from tallymark.fs import FileSystem, Stamp, read_file, write_file
 
 BACKUPS = 3
 """Older generations kept beside the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A file that somebody else had changed, and where it is kept; None when it was gone."""
+
+    path: Path
+    kept: Path | None
 
 
 class StateFile:
@@ -52,20 +65,38 @@ class StateFile:
         self.temp_path = directory / f"{name}.tmp"
         self._rotation_whole = False
         """Whether the last save through this object is known to have run to its end."""
+        self._known: tuple[Stamp | None, ...] = (None,)
+        """The main file as it was left, when it is watched; two while a save may or
+        may not have put it there."""
+        self._kept: Path | None = None
+        """Where a foreign file was moved by a save that then failed."""
 
-    def save(self, body: bytes) -> None:
+    def know(self) -> None:
+        """What has the main file's name now is ours; for ``save`` with ``aside``."""
+        self._known = (self._fs.stamp(self.path),)
+
+    def save(self, body: bytes, *, aside: Path | None = None) -> Foreign | None:
         """Make ``body`` the newest generation; durable when this returns.
+
+        With ``aside`` the main file is watched: when it is not the one that was
+        left there, it is moved into that directory, or was gone; the result says so.
 
         Raises ``OSError`` with the former content in place. Only when the last
         step fails, the sync of the directory, either content may be there
         after a power cut.
         """
-        rotate = self._rotation_due()
+        foreign = aside is not None and (self._kept is not None or self._is_foreign())
+        rotate = not foreign and self._rotation_due()
         self._rotation_whole = False
         try:
             write_file(self._fs, self.temp_path, body)
+            written = self._fs.stamp(self.temp_path) if aside is not None else None
             if rotate:
                 self._rotate()
+            if aside is not None and self._is_foreign() and self._fs.exists(self.path):
+                self._kept = self._unused(self.path.name, aside)
+                self._move(self.path, self._kept)
+            self._known = (self._fs.stamp(self.path), written)
             self._fs.replace(self.temp_path, self.path)
             self._fs.sync_dir(self.directory)
         except OSError:
@@ -73,6 +104,13 @@ class StateFile:
                 self._fs.unlink(self.temp_path)
             raise
         self._rotation_whole = True
+        self._known = (written,)
+        kept, self._kept = self._kept, None
+        return Foreign(self.path, kept) if foreign or kept else None
+
+    def _is_foreign(self) -> bool:
+        """Whether somebody else has changed the main file, or taken it away."""
+        return self._fs.stamp(self.path) not in self._known
 
     def generations(self) -> Iterator[tuple[Path, bytes | None]]:
         """What is there, newest first; None for a file that cannot be read."""
@@ -89,16 +127,22 @@ class StateFile:
 
         Gives the new path. Both directories are synced. Raises ``OSError``.
         """
+        kept = self._unused(path.name, into)
+        self._move(path, kept)
+        return kept
+
+    def _unused(self, name: str, into: Path) -> Path:
         self._fs.mkdir(into)
         taken = set(self._fs.names(into))
         number = 1
-        while f"{path.name}.{number}" in taken:
+        while f"{name}.{number}" in taken:
             number += 1
-        kept = into / f"{path.name}.{number}"
+        return into / f"{name}.{number}"
+
+    def _move(self, path: Path, kept: Path) -> None:
         self._fs.replace(path, kept)
-        self._fs.sync_dir(into)
+        self._fs.sync_dir(kept.parent)
         self._fs.sync_dir(path.parent)
-        return kept
 
     def _rotation_due(self) -> bool:
         """Whether there is a main file whose content no backup holds yet."""

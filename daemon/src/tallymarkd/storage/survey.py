@@ -90,11 +90,12 @@ class Survey:
         """
         for segment in self.segments:
             if segment.last_lsn > after_lsn:
-                for record in self._believed(segment):
+                for record in self.records_of(segment):
                     if record.last_lsn > after_lsn:
                         yield record
 
-    def _believed(self, segment: FoundSegment) -> Iterable[Record]:
+    def records_of(self, segment: FoundSegment) -> Iterable[Record]:
+        """What is believed of one segment, a LOSS in place of whatever was lost."""
         if segment.records is not None:
             return segment.records
         return _with_losses(items_of(self.fs, segment), segment)
@@ -102,8 +103,16 @@ class Survey:
     @property
     def begins_after_lsn(self) -> int:
         """The number before the first that the journal can still hold."""
-        first = self.segments[0].header if self.segments else None
+        if not self.segments:
+            return self.report.end_lsn
+        first = self.segments[0].header
         return first.prev_last_lsn if first else 0
+
+    @property
+    def loses_its_end(self) -> bool:
+        """Whether the last that had been durable is lost, so that there may have been more."""
+        last = self.segments[-1] if self.segments else None
+        return bool(last and last.records and last.losses and last.records[-1] is last.losses[-1])
 
     @property
     def server_id(self) -> bytes:
@@ -160,8 +169,8 @@ def survey(
 
 def _needless(segment: FoundSegment, following: FoundSegment, read_after_lsn: int) -> bool:
     after = following.header
-    if segment.header is None or after is None:
-        return False
+    if segment.header is None or after is None or following.number != segment.number + 1:
+        return False  # what is missing between two segments is told, needed or not
     return 0 < after.prev_last_lsn <= read_after_lsn
 
 

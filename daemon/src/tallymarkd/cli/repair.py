@@ -1,0 +1,110 @@
+"""``tallymark repair``: what the daemon's start would do, and an account of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from tallymarkd.cli.output import count, many, print_json, size
+from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.progress import Progress
+from tallymarkd.cli.state_dir import (
+    MeteredFileSystem,
+    bytes_to_read,
+    chosen_state_dir,
+    state_dir_argument,
+)
+from tallymarkd.text import one_line
+
+if TYPE_CHECKING:
+    from tallymarkd.core.recovery_report import RecoveryReport
+    from tallymarkd.storage.journal import JournalSettings
+
+WIDTH = 13
+
+PRIVATE_UMASK = 0o077
+
+
+@click.command(name="repair")
+@state_dir_argument
+@json_option
+@with_place
+def command(place: Place, given: Path | None) -> int:
+    """Do what the daemon's start would do, and tell what was found.
+
+    Torn bytes are cut off, damaged files kept aside in quarantine/, state files and
+    index rebuilt from the journal, losses named and counted, once. Refuses while
+    tallymarkd runs on the directory.
+
+    Exit code 0 nothing was lost, 1 something was, 2 no state directory.
+    """
+    from tallymarkd.core.repair import repair
+    from tallymarkd.place import refuse_unsafe
+
+    root = chosen_state_dir(place, given)
+    refuse_unsafe(root)
+    settings = _journal_settings(place, root)
+    # What is found is in the account; the index's files are others' to create.
+    logging.getLogger("tallymarkd").addHandler(logging.NullHandler())
+    os.umask(PRIVATE_UMASK)
+    with Progress(place, "repair", bytes_to_read(root), in_bytes=True) as progress:
+        report = repair(MeteredFileSystem(progress), root, settings)
+    if place.as_json:
+        print_json({"state_dir": str(root), **_as_dict(report)})
+    else:
+        show(root, report)
+    return 1 if report.new_losses else 0
+
+
+def _journal_settings(place: Place, root: Path) -> JournalSettings:
+    """As the daemon would be started here."""
+    from tallymarkd.config import load_settings
+    from tallymarkd.storage.journal import JournalSettings
+
+    settings = load_settings({"state_dir": str(root)}, place.env)
+    return JournalSettings(
+        segment_bytes_max=settings.segment_bytes_max,
+        segment_chunk_bytes=settings.segment_chunk_bytes,
+        random_bytes=os.urandom,
+        clock_ns=time.time_ns,
+    )
+
+
+def _as_dict(report: RecoveryReport) -> dict[str, object]:
+    found: dict[str, object] = msgspec.to_builtins(report)
+    return found
+
+
+def show(root: Path, report: RecoveryReport) -> None:
+    """Print it for people."""
+    verdict = "events were lost" if report.new_losses else "nothing was lost"
+    click.echo(f"{one_line(str(root))}: settled, {verdict}")
+    for name, value in rows(report):
+        click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
+    for line in report.lines():
+        click.echo(f"  {one_line(line)}")
+
+
+def rows(report: RecoveryReport) -> list[tuple[str, str]]:
+    """What is shown, each with its name."""
+    read = [
+        many(report.segments, "segment"),
+        many(report.records_read, "record"),
+        many(report.events_read, "event"),
+    ]
+    return [
+        ("stop", "clean" if report.clean else "unclean"),
+        ("read", ", ".join(read)),
+        ("replayed", many(report.events_replayed, "event")),
+        ("cut", f"{size(report.cut_bytes)} torn, never acknowledged"),
+        ("kept aside", many(len(report.quarantined), "file")),
+        ("index", "rebuilt" if report.index_rebuilt else "whole"),
+        ("lost", many(report.new_losses, "place") if report.new_losses else "nothing"),
+        ("next number", count(report.next_lsn)),
+    ]

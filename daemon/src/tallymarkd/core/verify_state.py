@@ -1,0 +1,187 @@
+"""State files held against an independent replay of the journal.
+
+A project's generations are gone through from the oldest on: each must be what
+the one before becomes by the records in between. Where the journal still has
+everything from its beginning, the first must come out of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.fs import FileSystem, read_file
+from tallymark.record import Kind, Record
+from tallymarkd.core import project_file
+from tallymarkd.core.apply import ProjectState, apply, empty
+from tallymarkd.core.books import ServerState, decode_server
+from tallymarkd.core.entry import Batch, Entry, open_entry
+from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
+from tallymarkd.core.loading import Generations, StateFiles
+from tallymarkd.core.project_state import freeze
+from tallymarkd.core.verify_report import GenerationPart, StateFilePart, VerifyReport
+from tallymarkd.storage.state_file import StateFile
+
+RETIRED = "the journal does not reach back to it"
+LOSSES_BETWEEN = "the journal has lost numbers before it"
+
+
+@dataclass(slots=True)
+class Losses:
+    """Ranges of numbers that the journal has lost, as the walk meets them."""
+
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+
+    def within(self, after_lsn: int, through_lsn: int) -> bool:
+        """Whether any of these numbers is lost."""
+        return any(first <= through_lsn and last > after_lsn for first, last in self.ranges)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The state files: as recovery sees them, and as the report tells them."""
+
+    files: StateFiles
+    server: StateFilePart
+    servers: list[tuple[GenerationPart, ServerState]]
+    projects: list[StateFilePart]
+
+
+def load(fs: FileSystem, layout: Layout, report: VerifyReport) -> Loaded:
+    """Read every generation. Raises ``NewerFormatError``."""
+    servers: list[tuple[GenerationPart, ServerState]] = []
+
+    def keep(part: GenerationPart, state: ServerState) -> None:
+        servers.append((part, state))
+
+    server, server_part = _read(fs, layout.root, SERVER_FILE, decode_server, report, keep)
+    owners: dict[str, str] = {}
+
+    def decode(body: bytes) -> tuple[ProjectState, str]:
+        return project_file.decode_owned(body)
+
+    found, parts = [], []
+    for name in fs.names(layout.projects):
+        generations, part = _read(
+            fs, layout.projects / name, PROJECT_FILE, decode, report,
+            lambda each, state: owners.update({each.path: state[1]}),
+        )  # fmt: skip
+        found.append(generations)
+        if generations.newest is not None:
+            part.project = generations.newest.board.project_name
+        if part.generations:
+            parts.append(part)
+    server_id = servers[0][1].server_id if servers else ""
+    for path, owner in owners.items():
+        if server_id and owner != server_id:
+            report.find("disagrees", f"{path} belongs to the daemon of another state directory")
+    report.state_files = [*([server_part] if server_part.generations else []), *parts]
+    return Loaded(StateFiles(server, found), server_part, servers, parts)
+
+
+def _read(
+    fs: FileSystem,
+    directory: Path,
+    name: str,
+    decode: Callable[[bytes], Any],
+    report: VerifyReport,
+    keep: Callable[[GenerationPart, Any], object],
+) -> tuple[Generations, StateFilePart]:
+    found = Generations(StateFile(fs, directory, name))
+    part = StateFilePart(name=name if name == SERVER_FILE else directory.name)
+    for path, body in found.file.generations():
+        generation = GenerationPart(path=str(path), whole=False)
+        part.generations.append(generation)
+        try:
+            if body is None:
+                raise DamagedError("it cannot be read")
+            decoded = decode(body)
+        except NewerFormatError as error:
+            raise NewerFormatError(f"cannot verify {path}: {error}") from None
+        except DamagedError as error:
+            generation.reason = str(error)
+            found.damaged.append(path)
+            report.find("damaged", f"{path}: {error}")
+            continue
+        state = decoded[0] if isinstance(decoded, tuple) else decoded
+        generation.whole, generation.applied_lsn = True, state.applied_lsn
+        found.reaches.append(state.applied_lsn)
+        found.newest = found.newest or state
+        keep(generation, decoded)
+    return found, part
+
+
+class Track:
+    """One project on its way through the journal."""
+
+    def __init__(
+        self, fs: FileSystem, part: StateFilePart, losses: Losses, begins_after_lsn: int
+    ) -> None:
+        self._fs = fs
+        self._part = part
+        self._losses = losses
+        self._state: ProjectState | None = None
+        self._base_lsn = 0
+        whole = [each for each in part.generations if each.whole]
+        self._todo = sorted(whole, key=lambda each: each.applied_lsn)
+        if begins_after_lsn:
+            self._begin_at(begins_after_lsn)
+
+    def _begin_at(self, begins_after_lsn: int) -> None:
+        """From the oldest generation on that the journal reaches back to, or else the newest."""
+        while self._todo:
+            first = self._todo[0]
+            if first.applied_lsn >= begins_after_lsn or len(self._todo) == 1:
+                self._state, self._base_lsn = self._decode(first), first.applied_lsn
+                first.reason = RETIRED
+                self._todo.pop(0)
+                return
+            self._todo.pop(0).reason = RETIRED
+
+    def _decode(self, part: GenerationPart) -> ProjectState:
+        return project_file.decode(read_file(self._fs, Path(part.path)))
+
+    def take(self, record: Record, entry: Entry) -> None:
+        """A batch or tombstone of this project."""
+        self._hold(record.lsn)
+        batch = _batch_of(record, entry)
+        if self._state is None:
+            self._state = empty(entry.project, batch.received_at)
+        apply(self._state, batch, record.lsn)
+
+    def finish(self) -> None:
+        """The journal is at its end."""
+        self._hold(None)
+
+    def _hold(self, before_lsn: int | None) -> None:
+        """Hold every generation that ends before this number against the replay."""
+        while self._todo and (before_lsn is None or self._todo[0].applied_lsn < before_lsn):
+            part = self._todo.pop(0)
+            theirs = self._decode(part)
+            ours = self._state
+            part.agrees = ours is not None and _content(ours) == _content(theirs)
+            if not part.agrees:
+                if self._losses.within(self._base_lsn, part.applied_lsn):
+                    part.agrees, part.reason = None, LOSSES_BETWEEN
+                else:
+                    part.reason = "replaying the journal gives something else"
+                self._state = theirs
+            self._base_lsn = part.applied_lsn
+
+
+def _batch_of(record: Record, entry: Entry) -> Batch:
+    if record.kind == Kind.BATCH:
+        return open_entry(entry)
+    received_at = datetime.fromtimestamp(entry.received_ns / 1e9, UTC)
+    return Batch([None] * record.count, received_at=received_at, verdicts=entry.verdicts)
+
+
+def _content(state: ProjectState) -> bytes:
+    """Everything that a file holds, but for how far it reaches: a start may have
+    moved that over numbers that are lost."""
+    view = freeze(state)._replace(applied_lsn=0)
+    return b"".join(project_file.encode_view(view, server_id=""))

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tallymark.fs import OsFileSystem
+from tallymarkd.core.books import Loss
+from tallymarkd.core.layout import Layout
+from tallymarkd.core.recovery_report import (
+    REPORTS_MAX,
+    RecoveryHistory,
+    RecoveryReport,
+    damage_text,
+    keep_report,
+    read_history,
+    read_report,
+)
+from tallymarkd.storage.survey import Damage
+from tests.daemon_parts import PRODUCERS, producer_bytes
+from tests.faulty_fs import FaultyFs
+
+ALICE = f"producer {PRODUCERS[0]}"
+WHERE = "segment 3, bytes 8192 to 8292"
+
+
+def a_damage(start: int = 8192, *, torn: bool = False, numbers: int = 2) -> Damage:
+    return Damage(
+        segment=3, start=start, end=start + 100, from_lsn=5, through_lsn=4 + numbers, torn=torn,
+        reason="rot", producer=producer_bytes(PRODUCERS[0]), from_seq=2, through_seq=3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (
+            a_damage(torn=True),
+            "torn: segment 3, bytes 8192 to 8292: rot; it was never acknowledged",
+        ),
+        (
+            a_damage(numbers=0),
+            "corrupt: segment 3, bytes 8192 to 8292: rot; no number is missing",
+        ),
+        (
+            a_damage(),
+            f"corrupt: {WHERE}: rot; numbers 5 to 6 of {ALICE} (seq 2 to 3) cannot be read",
+        ),
+    ],
+)
+def test_damage_in_words(damage: Damage, text: str) -> None:
+    assert damage_text(damage) == text
+
+
+def test_an_account_reads_as_lines() -> None:
+    report = RecoveryReport(damage=[a_damage()], losses=[Loss(reason="gone", events=2)])
+
+    assert [line.partition(":")[0] for line in report.lines()] == ["corrupt", "lost"]
+
+
+def test_a_later_start_does_not_take_the_only_account_away(tmp_path: Path) -> None:
+    fs, layout = OsFileSystem(), Layout(tmp_path)
+    for number in range(3):
+        losses = number % 2
+        report = RecoveryReport(at=f"{number}", new_losses=losses, damage=[a_damage(number)])
+        keep_report(fs, layout, report, read_history(fs, layout))
+
+    assert read_report(fs, layout) == report
+    history = read_history(fs, layout)
+    assert [each.at for each in history.reports] == ["1"]
+    assert history.tells(a_damage(1))
+    assert not history.tells(a_damage(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "recovery-history.json",
+        "recovery.json",
+    ]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_the_newest_accounts_are_kept(tmp_path: Path) -> None:
+    fs, layout = OsFileSystem(), Layout(tmp_path)
+    for number in range(REPORTS_MAX + 3):
+        report = RecoveryReport(at=f"{number}", new_damage=1)
+        keep_report(fs, layout, report, read_history(fs, layout))
+
+    kept = [each.at for each in read_history(fs, layout).reports]
+    assert kept == [f"{number}" for number in range(3, REPORTS_MAX + 3)]
+
+
+def test_damaged_accounts_are_no_accounts(tmp_path: Path) -> None:
+    fs, layout = OsFileSystem(), Layout(tmp_path)
+    for body in (b"", b"{", b"[]", b"\xff\xfe"):
+        layout.recovery_history.write_bytes(body)
+        layout.recovery_report.write_bytes(body)
+        assert read_history(fs, layout) == RecoveryHistory()
+        assert read_report(fs, layout) is None
+
+
+@pytest.mark.parametrize("kind", ["create", "write", "sync", "replace"])
+def test_what_cannot_be_kept_is_told_and_the_former_stays(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fs, layout = FaultyFs(), Layout(tmp_path)
+    keep_report(fs, layout, RecoveryReport(at="1"), RecoveryHistory())
+    fs.fail(kind, errno.ENOSPC, times=9)
+
+    with caplog.at_level(logging.WARNING):
+        keep_report(fs, layout, RecoveryReport(at="2"), RecoveryHistory())
+
+    kept = msgspec.json.decode(layout.recovery_report.read_bytes(), type=RecoveryReport)
+    assert kept.at == "1"
+    assert "cannot keep the account" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["recovery.json"]
