@@ -134,15 +134,17 @@ def test_what_the_library_warns_of_is_told_when_the_command_has_ended(
     tallymark: Tallymark, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Child.run
+    log = logging.getLogger("tallymark")
+    before = log.propagate, list(log.handlers)
 
     def warn_and_run(child: Child, *args: Any) -> int:
-        logging.getLogger("tallymark").warning("something is amiss")
+        log.warning("something is amiss")
         return run(child, *args)
 
     monkeypatch.setattr(Child, "run", warn_and_run)
     done = tallymark("run", "--", "sh", "-c", "echo last words >&2")
     assert done.err == "last words\ntallymark: something is amiss\n"
-    assert logging.getLogger("tallymark").propagate
+    assert (log.propagate, log.handlers) == before
 
 
 def test_disabled_it_only_runs_the_command(
