@@ -157,8 +157,9 @@ def test_all_at_once_and_never_read(daemon: Daemon) -> None:
 
     def pour(part: list[tuple[int, Nonsense]]) -> None:
         for number, nonsense in part:
-            sock = connect(daemon)
+            sock = socket.socket(socket.AF_UNIX)
             socks.append(sock)
+            sock.connect(str(daemon.socket))
             sock.setblocking(False)
             try:
                 sock.send(of_producer(nonsense.sends, number))
