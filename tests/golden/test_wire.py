@@ -60,6 +60,18 @@ def test_the_bytes_give_the_event_and_back(vector: dict[str, Any]) -> None:
     assert json.loads(msgspec.json.encode(event)) == vector["event"]
 
 
+@pytest.mark.parametrize("conversation", WIRE["conversations"], ids=name_of)
+def test_a_conversation_in_its_order(conversation: dict[str, Any]) -> None:
+    """Both sides take each frame in the state in which it comes, and give its bytes."""
+    server, client = ServerConnection(), ClientConnection()
+    assert server.receive(PREFACE) == []
+    for step in conversation["steps"]:
+        bytes_said, message = bytes.fromhex(step["frame"]), expected(step)
+        receive = server.receive if step["from"] == "client" else client.receive
+        assert receive(bytes_said) == [message]
+        assert frame(messages.encode(message)) == bytes_said
+
+
 def test_every_message_and_event_has_a_vector() -> None:
     told = {(vector["from"], vector["message"]["type"]) for vector in WIRE["messages"]}
     assert told == {(side, tag) for side, kinds in TYPES.items() for tag in kinds}

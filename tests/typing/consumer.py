@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import assert_type
 
 from tallymark import AsyncClient, Client, DashboardState
+from tallymark.compat import AgentMetricsCollector, AgentTracker
 from tallymark.errors import FlushTimeout, TallymarkError
 from tallymark.events import RunEnd, Usage
 from tallymark.state import AgentProfile, FinishedRun
@@ -32,6 +33,27 @@ def record() -> int:
             assert_type(error.pending_events, int)
             return error.pending_events
     return 0
+
+
+def decorate(client: Client) -> int:
+    @client.track_session("continuation")
+    @client.track_agent("coding")
+    def work(number: int, *, plus: int = 0) -> int:
+        return number + plus
+
+    with client.track_session() as session:
+        assert_type(session.session_id, str)
+        assert_type(session.environment(), dict[str, str])
+    return work(1, plus=2)
+
+
+def collect() -> None:
+    collector = AgentMetricsCollector("my-project", metrics_dir=".")
+    session_id = collector.start_session()
+    with collector.track_agent("coding", "AI-46", "claude-sonnet-4-5", session_id) as tracker:
+        assert_type(tracker, AgentTracker)
+        tracker.add_tokens(1000, 2000)
+    collector.end_session(session_id)
 
 
 def emit() -> None:

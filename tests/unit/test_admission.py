@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tallymark.events import EVENT_BYTES_MAX, ID_CHARS_MAX, TEXT_CHARS_MAX, RunEnd, Usage
+from tallymark.events import (
+    EVENT_BYTES_MAX,
+    EVENT_DEPTH_MAX,
+    ID_CHARS_MAX,
+    TEXT_CHARS_MAX,
+    RunEnd,
+    Usage,
+)
 from tallymarkd.core.admission import CUT_MARK, Admission, Decision, Fault
 from tallymarkd.core.entry import Cost, OtherEvent, Verdict, decode_entry, encode_entry, open_entry
 from tallymarkd.core.keys import Keys, key_hash, unpack_keys
@@ -149,6 +156,42 @@ def test_a_nested_event_that_is_stored_can_be_written_as_json(decide: Decide) ->
             for _ in range(8):
                 deeper = [deeper]
             msgspec.json.decode(msgspec.json.encode(deeper))
+
+
+def nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("make", "verdict"),
+    [
+        (lambda levels: usage(attrs={"x": nested(levels - 2)}), Verdict.MALFORMED),
+        (lambda levels: run_end(2, unknown=nested(levels - 1)), Verdict.MALFORMED),
+        (lambda levels: {**OTHER, "x": nested(levels - 1)}, Verdict.MALFORMED),
+        (lambda levels: usage(attrs=nested(levels - 1)), Verdict.INVALID_FIELD),
+        (lambda levels: {**OTHER, "x": nested(levels - 1), "y": "x" * 70_000}, Verdict.TOO_LARGE),
+    ],
+    ids=["attrs", "unknown member", "unknown type", "wrong as well", "too large as well"],
+)
+def test_an_event_nested_too_deeply_is_refused_and_not_kept(
+    decide: Decide, make: Callable[[int], Any], verdict: Verdict
+) -> None:
+    """Kept, it might be one that the replay of its record cannot get past."""
+    for levels, deep in ((EVENT_DEPTH_MAX, False), (EVENT_DEPTH_MAX + 1, True)):
+        decision = decide(run_end(1), make(levels), run_end(3))
+        if deep or verdict is not Verdict.MALFORMED:
+            assert verdicts(decision) == [Verdict.STORED, verdict, Verdict.STORED]
+        else:
+            assert verdicts(decision) == [Verdict.STORED] * 3
+        kept = msgspec.msgpack.decode(decode_entry(encode_entry(decision.entry)).events)
+        assert (kept[1] is None) is deep
+        assert [event["event_id"] for event in (kept[0], kept[2])] == ["run-1", "run-3"]
+        assert len([event for event in open_entry(decision.entry).events if event]) == (
+            verdicts(decision).count(Verdict.STORED)
+        )
 
 
 def test_exactly_at_the_limits_an_event_is_stored_as_it_is(decide: Decide) -> None:

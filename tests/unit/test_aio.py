@@ -242,14 +242,30 @@ def test_refused(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_durable_in_vain_is_still_pending(tmp_path: Path) -> None:
+    async def work(client: AsyncClient, daemon: FakeDaemon) -> None:
+        daemon.acks = False
+        with pytest.raises(FlushTimeout, match="must not be emitted again") as told:
+            await client.emit(Usage(event_id="1"), durable=True, timeout=0.02)
+        assert told.value.pending_events == 1
+        until(lambda: daemon.events)
+        daemon.resume_acks()
+        await client.flush(FLUSH_SECONDS)
+        assert [event["event_id"] for event in daemon.events] == ["1"]
+
+    run(tmp_path, work)
+
+
 def test_a_full_queue_and_a_durable_event(tmp_path: Path) -> None:
     async def work(client: AsyncClient, daemon: FakeDaemon) -> None:
         daemon.acks = False
         for _ in range(3):
             assert await client.emit(Usage())
         assert not await client.emit(Usage())
-        with pytest.raises(FlushTimeout):
+        with pytest.raises(DeliveryError, match="not taken, and may be emitted again") as told:
             await client.emit(Usage(), durable=True, timeout=0.01)
+        # That would say that it is pending.
+        assert not isinstance(told.value, FlushTimeout)
         until(lambda: len(daemon.events) == 3)
         daemon.resume_acks()
         assert await client.emit(Usage(), durable=True, timeout=FLUSH_SECONDS)

@@ -11,7 +11,7 @@ import pytest
 from tallymark.protocol.messages import Reason
 from tallymark.record import Kind
 from tallymarkd.server.desk import Condition, Desk
-from tallymarkd.server.http import BODY_BYTES_MAX, HttpConversation
+from tallymarkd.server.http import BODY_BYTES_MAX, HEADER_BYTES_MAX, HttpConversation
 from tests.conversation_parts import FakeAnswers, FakeTransport, make_desk
 from tests.daemon_parts import UID, Bench, publish, run_end, until
 
@@ -719,6 +719,10 @@ def test_when_the_daemon_stops_what_was_taken_is_answered(bench: Bench) -> None:
         pytest.param("Host: x\r\nA: b\0c", id="a NUL"),
         pytest.param("Host: x\r\nHost: y", id="two hosts"),
         pytest.param("A: b", id="no host"),
+        pytest.param("Host: x\r\nContent-Length: 2\r\nA: b\r\n c", id="a folded header"),
+        pytest.param("Host: x\r\nTransfer-Encoding:\r\n chunked", id="a folded coding"),
+        pytest.param("Host: x\nContent-Length: 2", id="a bare LF"),
+        pytest.param("Host: x\r\nContent-Length: 2\n", id="a bare LF at the end"),
     ],
 )
 def test_requests_that_could_be_read_in_two_ways_are_refused(bench: Bench, head: str) -> None:
@@ -778,6 +782,58 @@ def test_what_is_no_request_is_refused_and_closed(bench: Bench, data: bytes) -> 
         (response,) = talk.says()
         assert 400 <= response.status < 500
         assert "cannot read the request" in response.json["error"]
+        assert talk.transport.closed
+
+    run(test)
+
+
+@pytest.mark.parametrize("pieces", [1, 20_000], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize(
+    ("bytes_over", "status"), [(0, 200), (1, 431)], ids=["the largest", "one byte more"]
+)
+def test_a_head_has_a_largest_size(bench: Bench, pieces: int, bytes_over: int, status: int) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench))
+        plain = request("GET", "/v1/health", headers={"A": ""})
+        padding = "a" * (HEADER_BYTES_MAX + bytes_over - len(plain))
+        data = request("GET", "/v1/health", headers={"A": padding})
+        size = -(-len(data) // pieces)
+
+        for at in range(0, len(data), size):
+            if not talk.transport.closed:
+                talk.send(data[at : at + size])
+        await talk.turn()
+
+        (response,) = talk.says()
+        assert response.status == status
+
+    run(test)
+
+
+def test_the_heads_of_a_row_of_requests_are_looked_at_one_by_one(bench: Bench) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench))
+        good = request("GET", "/v1/health", headers={"A": "a" * 9000})
+
+        talk.send(good + good + b"GET /v1/health HTTP/1.1\nHost: x\n\n")
+        for _ in range(4):
+            await talk.turn()
+
+        assert [response.status for response in talk.says()] == [200, 200, 400]
+        assert talk.transport.closed
+
+    run(test)
+
+
+@pytest.mark.parametrize("version", ["2.0", "0.9"])
+def test_another_version_of_http_is_refused(bench: Bench, version: str) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench))
+
+        talk.send(f"GET /v1/health HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+
+        (response,) = talk.says()
+        assert response.status == 505
         assert talk.transport.closed
 
     run(test)

@@ -137,6 +137,36 @@ def test_who_speaks_neither_gets_one_line_and_the_end(tmp_path: Path, data: byte
     run(test)
 
 
+def test_many_may_come_while_it_is_busy(tmp_path: Path) -> None:
+    """With a full backlog a connect that does not wait fails at once."""
+
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            with contextlib.ExitStack() as stack:
+                for _ in range(300):
+                    # Nobody accepts: the loop does not turn here.
+                    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    client.setblocking(False)
+                    client.connect(str(at.path))
+
+    run(test)
+
+
+def test_the_preface_of_http_2_may_come_in_pieces(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            reader, writer = await at.connect()
+            for byte in b"PRI ":
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.001)
+            answer = await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
+            assert answer.startswith(b"cannot understand you: this is tallymarkd")
+            writer.close()
+
+    run(test)
+
+
 def test_a_preface_that_is_wrong_is_told_in_its_own_tongue(tmp_path: Path) -> None:
     async def test() -> None:
         async with house(tmp_path) as at:

@@ -8,7 +8,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from tallymark.runs import Run
 from tallymark.usage import TokenCounts, read_usage
+from tests.unit.test_client_runs import Fake
 
 ANTHROPIC = {
     "input_tokens": 10,
@@ -69,6 +71,30 @@ SHAPES = [
         id="openai-responses-details-none",
     ),
     pytest.param(
+        OPENAI_RESPONSES
+        | {"input_tokens_details": {"cached_tokens": 2000, "cache_write_tokens": 300}},
+        ANTHROPIC_COUNTS,
+        id="openai-responses-with-cache-writes",
+    ),
+    pytest.param(
+        OPENAI_CHAT | {"prompt_tokens_details": {"cached_tokens": 2000, "cache_write_tokens": 300}},
+        ANTHROPIC_COUNTS,
+        id="openai-chat-with-cache-writes",
+    ),
+    pytest.param(
+        {name: value for name, value in LITELLM.items() if not name.startswith("cache_")},
+        ANTHROPIC_COUNTS,
+        id="litellm-cache-in-details-only",
+    ),
+    pytest.param(
+        LITELLM | {"prompt_tokens_details": None}, ANTHROPIC_COUNTS, id="litellm-without-details"
+    ),
+    pytest.param(
+        ANTHROPIC | {"output_tokens_details": {"thinking_tokens": 40}},
+        ANTHROPIC_COUNTS,
+        id="anthropic-with-thinking",
+    ),
+    pytest.param(
         {"prompt_tokens": 9, "total_tokens": 9}, TokenCounts(input_tokens=9), id="embedding"
     ),
 ]
@@ -100,6 +126,23 @@ def test_a_whole_response_names_its_model(usage: dict[str, Any], expected: Token
         )
 
 
+@pytest.mark.parametrize(("usage", "expected"), SHAPES)
+def test_a_run_takes_each_shape(usage: dict[str, Any], expected: TokenCounts) -> None:
+    fake = Fake()
+    with Run(fake, "coding") as run:
+        run.add_usage(SimpleNamespace(model="some-model", usage=as_object(usage)))
+        run.add_usage(usage)
+    end = fake.end
+    assert (end.input_tokens, end.output_tokens, end.cache_read_tokens, end.cache_write_tokens) == (
+        2 * expected.input_tokens,
+        2 * expected.output_tokens,
+        2 * expected.cache_read_tokens,
+        2 * expected.cache_write_tokens,
+    )
+    assert end.model_used == "some-model"
+    assert fake.ignored == []
+
+
 class Hostile:
     @property
     def usage(self) -> object:
@@ -125,6 +168,9 @@ class Hostile:
         {"input_tokens": 1, "output_tokens": 1, "cache_read_input_tokens": "many"},
         OPENAI_CHAT | {"prompt_tokens_details": {"cached_tokens": 5000}},
         OPENAI_CHAT | {"prompt_tokens": None},
+        OPENAI_CHAT | {"prompt_tokens_details": {"cache_write_tokens": 5000}},
+        OPENAI_CHAT | {"prompt_tokens_details": {"cache_write_tokens": -1}},
+        OPENAI_RESPONSES | {"input_tokens_details": {"cache_write_tokens": "x"}},
         OPENAI_RESPONSES | {"input_tokens_details": {"cached_tokens": "x"}},
         MagicMock(),
         Hostile(),

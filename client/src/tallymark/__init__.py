@@ -8,8 +8,9 @@
         with client.track_agent("coding", ticket_key="AI-46") as run:
             run.add_tokens(input_tokens=1000, output_tokens=2000)
 
-Importing this starts nothing. ``AsyncClient`` is imported when it is first
-asked for, since asyncio takes longer to load than all the rest.
+Importing this starts nothing. ``AsyncClient`` and what is for reading are
+imported when they are first asked for: asyncio takes longer to load than all
+the rest, and who only records wants to begin.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,8 @@ from tallymark.errors import (
     UsageError,
 )
 from tallymark.events import Event, RunEnd, RunStart, SessionEnd, SessionStart, Usage
-from tallymark.protocol.messages import HealthReport
 from tallymark.runs import Run, current_run
-from tallymark.state import AgentProfile, DashboardState, FinishedRun, SessionSummary
+from tallymark.sessions import Session
 
 __all__ = [
     "AgentProfile",
@@ -58,6 +58,7 @@ __all__ = [
     "Run",
     "RunEnd",
     "RunStart",
+    "Session",
     "SessionEnd",
     "SessionStart",
     "SessionSummary",
@@ -72,11 +73,21 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tallymark.aio import AsyncClient
+    from tallymark.protocol.messages import HealthReport
+    from tallymark.state import AgentProfile, DashboardState, FinishedRun, SessionSummary
 else:
+    _LATER = {
+        "AsyncClient": "aio",
+        "HealthReport": "protocol.messages",
+        **dict.fromkeys(
+            ("AgentProfile", "DashboardState", "FinishedRun", "SessionSummary"), "state"
+        ),
+    }
+
     # Not for type checkers: to them every name would exist.
     def __getattr__(name: str) -> Any:
-        if name == "AsyncClient":
-            from tallymark.aio import AsyncClient
+        if name in _LATER:
+            from importlib import import_module
 
-            return AsyncClient
+            return getattr(import_module(f"tallymark.{_LATER[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

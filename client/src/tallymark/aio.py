@@ -14,18 +14,20 @@ import os
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tallymark import questions
 from tallymark.delivery import ClientStats
-from tallymark.errors import ConnectError
+from tallymark.errors import ConnectError, FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
-from tallymark.protocol.messages import HealthReport
-from tallymark.questions import ASK_TIMEOUT_SECONDS
+from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
+from tallymark.sessions import Session
 from tallymark.settings import Settings
-from tallymark.state import DashboardState
+
+if TYPE_CHECKING:
+    from tallymark.protocol.messages import HealthReport
+    from tallymark.state import DashboardState
 
 
 class AsyncClient:
@@ -83,7 +85,10 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         if self._delivery.full:
-            await self._flush(timeout)
+            try:
+                await self._flush(timeout)
+            except FlushTimeout:
+                raise self._recorder.no_room(timeout) from None
         self._recorder.emit_before_flush(event)
         await self._flush(None if deadline is None else deadline - loop.time())
         return True
@@ -95,6 +100,10 @@ class AsyncClient:
     async def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
         """As ``Client.end_session``. Does not suspend."""
         self._recorder.end_session(session_id, status)
+
+    def track_session(self, session_type: SessionType | None = None) -> Session:
+        """As ``Client.track_session``, for ``async with`` or as a decorator."""
+        return Session(self._recorder, session_type)
 
     def track_agent(
         self,
@@ -171,6 +180,8 @@ class AsyncClient:
     async def dump(self, timeout: float = ASK_TIMEOUT_SECONDS) -> DashboardState:
         """As ``Client.dump``."""
         self._check_enabled()
+        from tallymark import questions
+
         return await asyncio.to_thread(
             questions.ask_state, self._recorder.paths, self.project, timeout_seconds=timeout
         )
@@ -178,6 +189,8 @@ class AsyncClient:
     async def projects(self, timeout: float = ASK_TIMEOUT_SECONDS) -> list[dict[str, Any]]:
         """As ``Client.projects``."""
         self._check_enabled()
+        from tallymark import questions
+
         return await asyncio.to_thread(
             questions.ask_projects, self._recorder.paths, timeout_seconds=timeout
         )
@@ -187,6 +200,8 @@ class AsyncClient:
     ) -> HealthReport:
         """As ``Client.health``."""
         self._check_enabled()
+        from tallymark import questions
+
         return await asyncio.to_thread(
             questions.ask_health, self._recorder.paths, deep=deep, timeout_seconds=timeout
         )

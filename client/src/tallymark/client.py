@@ -7,18 +7,20 @@ import time
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tallymark import questions
 from tallymark.delivery import ClientStats
-from tallymark.errors import ConnectError
+from tallymark.errors import ConnectError, FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
-from tallymark.protocol.messages import HealthReport
-from tallymark.questions import ASK_TIMEOUT_SECONDS
+from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
+from tallymark.sessions import Session
 from tallymark.settings import Settings
-from tallymark.state import DashboardState
+
+if TYPE_CHECKING:
+    from tallymark.protocol.messages import HealthReport
+    from tallymark.state import DashboardState
 
 
 class Client:
@@ -92,7 +94,8 @@ class Client:
         counted). Durable: returns when it is; raises ``FlushTimeout`` after
         ``timeout`` seconds (it is still pending then and must not be emitted
         again), ``UsageError`` for an event that could not be recorded ever,
-        another ``DeliveryError`` when it was not taken or never will arrive.
+        another ``DeliveryError`` when it was not taken, as when the queue stayed
+        full for so long, or never will arrive.
         """
         if not durable:
             return self._recorder.emit(event)
@@ -100,7 +103,10 @@ class Client:
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._delivery.full:
-            self._delivery.flush(timeout)
+            try:
+                self._delivery.flush(timeout)
+            except FlushTimeout:
+                raise self._recorder.no_room(timeout) from None
         self._recorder.emit_before_flush(event)
         self._delivery.flush(None if deadline is None else deadline - time.monotonic())
         return True
@@ -112,6 +118,14 @@ class Client:
     def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
         """End a session, or pause it to be continued."""
         self._recorder.end_session(session_id, status)
+
+    def track_session(self, session_type: SessionType | None = None) -> Session:
+        """One session: a context manager, or a decorator.
+
+        Runs that begin within belong to it, unless they name another. It ends
+        with the block: complete, or an error.
+        """
+        return Session(self._recorder, session_type)
 
     def track_agent(
         self,
@@ -128,8 +142,9 @@ class Client:
 
         It begins and ends with the block; success, or an error with the
         exception's text. Inside another run it is linked to that one. Without
-        ``session_id`` it belongs to the outer run's session, else to
-        ``TALLYMARK_SESSION_ID``, else to a session of this client's own.
+        ``session_id`` it belongs to the session of what surrounds it most
+        closely, ``track_session`` or a run, else to ``TALLYMARK_SESSION_ID``,
+        else to a session of this client's own.
         ``announce`` records its beginning too, so that a run that is killed
         is known.
         """
@@ -177,21 +192,28 @@ class Client:
     ) -> None:
         self.close()
 
-    # Asking. Each of these is a conversation of its own, in the calling thread.
+    # Asking. Each of these is a conversation of its own, in the calling thread. How to ask
+    # is imported then: who only records never loads it.
 
     def dump(self, timeout: float = ASK_TIMEOUT_SECONDS) -> DashboardState:
         """The project's durable state. Raises ``DeliveryError`` when it cannot be had."""
         self._check_enabled()
+        from tallymark import questions
+
         return questions.ask_state(self._recorder.paths, self.project, timeout_seconds=timeout)
 
     def projects(self, timeout: float = ASK_TIMEOUT_SECONDS) -> list[dict[str, Any]]:
         """Every project the daemon keeps. Raises ``DeliveryError`` when it cannot be had."""
         self._check_enabled()
+        from tallymark import questions
+
         return questions.ask_projects(self._recorder.paths, timeout_seconds=timeout)
 
     def health(self, *, deep: bool = False, timeout: float = ASK_TIMEOUT_SECONDS) -> HealthReport:
         """How the daemon is; ``deep`` tries its whole commit path. Raises ``DeliveryError``."""
         self._check_enabled()
+        from tallymark import questions
+
         return questions.ask_health(self._recorder.paths, deep=deep, timeout_seconds=timeout)
 
     def stats(self) -> ClientStats:

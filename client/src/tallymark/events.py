@@ -21,6 +21,9 @@ from msgspec import UNSET, Meta, UnsetType
 EVENT_BYTES_MAX = 64 * 1024
 """Largest encoded event. Part of the protocol: never configured lower."""
 
+EVENT_DEPTH_MAX = 100
+"""Most maps and arrays of an event within one another, itself included."""
+
 TEXT_CHARS_MAX = 4096
 """Longest free text; what is longer is cut by the daemon and marked."""
 

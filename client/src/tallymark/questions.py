@@ -13,17 +13,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tallymark._version import __version__
 from tallymark.errors import DeliveryError, ProtocolError
+from tallymark.names import ASK_TIMEOUT_SECONDS, CLIENT_NAME
 from tallymark.protocol.messages import Health, HealthReport, Query, Reply
 from tallymark.state import DashboardState
 from tallymark.transport import Answer, Question, ask
-
-ASK_TIMEOUT_SECONDS = 5.0
-"""How long a question may take, from connecting to the end of its answer."""
-
-CLIENT_NAME = f"tallymark-client {__version__}"
-"""How this library calls itself to the daemon."""
 
 _projects = msgspec.json.Decoder(list[dict[str, Any]])
 _state = msgspec.json.Decoder(DashboardState)

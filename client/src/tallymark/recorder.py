@@ -29,8 +29,8 @@ from tallymark.events import (
     SessionStatus,
     SessionType,
 )
+from tallymark.names import CLIENT_NAME
 from tallymark.paths import default_project, socket_candidates
-from tallymark.questions import CLIENT_NAME
 from tallymark.settings import Settings, check_name, is_disabled
 from tallymark.texts import clean
 
@@ -166,6 +166,18 @@ class Recorder:
         if self.source and not event.get("source"):
             event["source"] = self.source
         return event
+
+    def no_room(self, timeout_seconds: float | None) -> DeliveryError:
+        """For an event that was to be durable and for which the queue stayed too full.
+
+        No ``FlushTimeout``: it is not pending, and nothing would ever send it.
+        """
+        trouble = self.delivery.trouble
+        because = f": {trouble}" if trouble else ""
+        return DeliveryError(
+            f"cannot record the event: the queue stayed full for {timeout_seconds or 0.0:.3g} s"
+            f"{because}; it was not taken, and may be emitted again"
+        )
 
     def _refusal(self) -> DeliveryError:
         """Why an event that was to be durable is not taken."""

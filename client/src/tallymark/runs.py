@@ -7,16 +7,16 @@ it is given, blocks, or touches a disk.
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
+from tallymark.context import P, R, current_session, decorate, is_clean_exit, restore
 from tallymark.events import (
     ARTIFACTS_MAX,
     COST_USD_MAX,
@@ -29,9 +29,6 @@ from tallymark.events import (
 from tallymark.recording import Recording
 from tallymark.texts import clean, describe
 from tallymark.usage import is_count, read_usage
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 STATUSES: tuple[str, ...] = get_args(RunStatus)
 
@@ -230,16 +227,12 @@ class Run:
         if self._depth != 0:
             self._depth = max(self._depth, 0)
             return
-        try:
-            _current.reset(self._token)
-        except ValueError:
-            # Left in another context than entered, as a generator's finally may be.
-            _current.set(self._before)
+        restore(_current, self._token, self._before)
         recording = self._recording
         # A run that was open when its process forked is the parent's to end.
         if recording.incarnation != self._incarnation:
             return
-        if error is not None and not _is_clean_exit(error):
+        if error is not None and not is_clean_exit(error):
             self.set_error(self._error or describe(error))
         recording.put(self._end_event())
 
@@ -256,25 +249,7 @@ class Run:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate: each call is a run of its own, under the same names."""
-        # Heavy to import, and needed by decorators alone.
-        import inspect
-
-        if inspect.iscoroutinefunction(function):
-            awaited = cast(Callable[P, Awaitable[Any]], function)
-
-            @functools.wraps(function)
-            async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with self._again():
-                    return await awaited(*args, **kwargs)
-
-            return cast(Callable[P, R], run_async)
-
-        @functools.wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self._again():
-                return function(*args, **kwargs)
-
-        return run
+        return decorate(self._again, function)
 
     def _again(self) -> Run:
         return Run(
@@ -289,7 +264,15 @@ class Run:
         )
 
     def _session_within(self, parent: Run | None) -> str:
-        if parent is not None and parent._recording is self._recording:
+        if parent is not None and parent._recording is not self._recording:
+            parent = None
+        session = current_session.get()
+        while session is not None and session.recording is not self._recording:
+            session = session.outer
+        # The innermost of the two that surround this run.
+        if session is not None and (parent is None or session.run is parent):
+            return session.session_id
+        if parent is not None:
             return parent.session_id
         return self._recording.default_session()
 
@@ -381,9 +364,3 @@ def is_dollars(value: object) -> bool:
     """Whether a value can be a cost. NaN is none."""
     number = value if isinstance(value, int | float) and type(value) is not bool else -1
     return 0 <= number <= COST_USD_MAX
-
-
-def _is_clean_exit(error: BaseException) -> bool:
-    return isinstance(error, GeneratorExit) or (
-        isinstance(error, SystemExit) and error.code in (None, 0)
-    )

@@ -8,7 +8,8 @@ reasoning; the shapes known here are converted to that:
 shape              told by                  input counts as given
 =================  =======================  ====================================
 Anthropic          ``cache_…_input_tokens`` without cache reads and writes
-OpenAI responses   ``input_tokens``         with cached tokens
+OpenAI responses   ``input_tokens`` and     with cached tokens
+                   ``input_tokens_details``
 OpenAI chat        ``prompt_tokens``        with cached tokens
 LiteLLM            ``prompt_tokens`` and    with cache reads; cache writes since 2025
                    ``cache_…_input_tokens``
@@ -70,10 +71,10 @@ def _read_plain(usage: Any) -> TokenCounts | None:
     read, write = _anthropic_cache(usage)
     if read is None or write is None:
         return None
-    if _get(usage, "input_tokens_details") is _ABSENT:
+    details = _get(usage, "input_tokens_details")
+    if details is _ABSENT:
         return _counts(given + read + write, output, read, write)
-    cached = _count(_get(usage, "input_tokens_details"), "cached_tokens", default=0)
-    return None if cached is None else _counts(given, output, cached, 0)
+    return _with_details(given, output, details, 0, 0)
 
 
 def _read_chat(usage: Any) -> TokenCounts | None:
@@ -81,14 +82,25 @@ def _read_chat(usage: Any) -> TokenCounts | None:
     given = _count(usage, "prompt_tokens")
     # Absent for embeddings, which have no output.
     output = _count(usage, "completion_tokens", default=0)
-    cached = _count(_get(usage, "prompt_tokens_details"), "cached_tokens", default=0)
     read, write = _anthropic_cache(usage)
-    if given is None or output is None or cached is None or read is None or write is None:
+    if given is None or output is None or read is None or write is None:
         return None
-    read = max(read, cached)
     # Older versions of LiteLLM leave cache writes out of prompt_tokens.
     total = given if read + write <= given else given + write
-    return _counts(total, output, read, write)
+    return _with_details(total, output, _get(usage, "prompt_tokens_details"), read, write)
+
+
+def _with_details(
+    total: int, output: int, details: Any, read: int, write: int
+) -> TokenCounts | None:
+    """Counts whose cache may be told in the details of the input, and elsewhere as well."""
+    cached = _count(details, "cached_tokens", default=0)
+    written = [
+        _count(details, name, default=0) for name in ("cache_write_tokens", "cache_creation_tokens")
+    ]
+    if cached is None or None in written:
+        return None
+    return _counts(total, output, max(read, cached), max(write, *filter(None, written), 0))
 
 
 def _anthropic_cache(usage: Any) -> tuple[int | None, int | None]:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from tallymark.errors import ProtocolError
+from tallymark.protocol.nesting import without_deep_values
 
 PROTOCOL = 1
 """The current protocol version."""
@@ -186,7 +187,11 @@ def encode(message: Message) -> bytes:
 def decode_client(payload: bytes | memoryview) -> ClientMessage:
     """A message from a client. Raises ``ProtocolError``."""
     try:
-        return _client_decoder.decode(payload)
+        try:
+            return _client_decoder.decode(payload)
+        except RecursionError:
+            # One event of a batch may be to blame: its neighbours must not suffer.
+            return _client_decoder.decode(without_deep_values(payload))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"cannot understand a message of the client: {error}") from None
 

@@ -40,6 +40,11 @@ class Place:
             return self._in(self.env[STATE_DIR_VARIABLE])
         return paths.socket_candidates(None, self.env)
 
+    def explicit_socket(self) -> Path | None:
+        """The socket to give a ``Client``; None where it looks itself for user's and system's."""
+        sockets = self.sockets()
+        return sockets[0] if len(sockets) == 1 else None
+
     def _in(self, state_dir: str) -> list[Path]:
         return [paths.check_socket_path(paths.socket_path(_absolute(state_dir)))]
 

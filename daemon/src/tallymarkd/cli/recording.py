@@ -63,13 +63,11 @@ class Recorder:
         log = logging.getLogger("tallymark")
         log.addHandler(logging.NullHandler())
         log.propagate = False
-        sockets = place.sockets()
         self._place = place
         self._timeout_seconds = timeout_seconds
         self._client = Client(
             project,
-            # Several are the user's and the system's, which the client knows itself.
-            socket=sockets[0] if len(sockets) == 1 else None,
+            socket=place.explicit_socket(),
             source=source,
             queue_events_max=2 * PENDING_EVENTS_MAX,
         )

@@ -31,6 +31,7 @@ COMMANDS = {
     "health": "What is wrong, and what to do about it.",
     "dump": "The whole state of a project, as JSON.",
     "emit": "Record one event, or a line of JSON each from stdin.",
+    "run": "Run a command and record it as one run of an agent.",
     "import": "Record what other tools wrote down.",
     "verify": "What in a state directory is whole, torn, corrupt or lost.",
     "repair": "Settle a state directory as the daemon's start would.",

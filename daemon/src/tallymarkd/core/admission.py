@@ -15,6 +15,7 @@ import msgspec
 
 from tallymark.events import (
     EVENT_BYTES_MAX,
+    EVENT_DEPTH_MAX,
     EVENT_TYPES,
     ID_CHARS_MAX,
     TEXT_CHARS_MAX,
@@ -25,6 +26,7 @@ from tallymark.events import (
     SessionStart,
     Usage,
 )
+from tallymark.protocol.nesting import NIL, is_deep, is_too_deep
 from tallymarkd.core.entry import (
     DECODE_ERRORS,
     Batch,
@@ -34,6 +36,7 @@ from tallymarkd.core.entry import (
     Verdict,
     decode_event,
     decode_events,
+    is_event_deep,
     split_events,
 )
 from tallymarkd.core.keys import Keys, key_hash, pack_keys
@@ -196,8 +199,10 @@ class _Work:
             raws = split_events(entry.events)
         if raws is None or _longest(raws) <= EVENT_BYTES_MAX:
             try:
-                self.events = list(decode_events(entry.events))
-                return
+                found = decode_events(entry.events)
+                if not any(event.attrs and is_deep(event.attrs, 2) for event in found):
+                    self.events = list(found)
+                    return
             except DECODE_ERRORS:
                 pass
         self._one_by_one(split_events(entry.events) if raws is None else raws)
@@ -208,18 +213,29 @@ class _Work:
         changed: dict[int, bytes] = {}
         for index, raw in enumerate(raws):
             self.events.append(None)
-            if _length(raw) > EVENT_BYTES_MAX:
-                message = f"{_length(raw)} bytes; at most {EVENT_BYTES_MAX} are allowed"
-                self.refuse(index, Verdict.TOO_LARGE, message)
-                continue
-            try:
-                self._decode(index, raw)
-            except msgspec.MsgspecError as error:
-                self._mend(index, raw, str(error), changed)
+            self._take(index, raw, changed)
+            if self.events[index] is None and is_too_deep(memoryview(raw)):
+                # Read again elsewhere, there may be less room for nesting.
+                changed[index] = NIL
         if changed:
             parts = [changed.get(index, raw) for index, raw in enumerate(raws)]
             self.entry.events = msgspec.Raw(_array(parts))
             self.entry.cut = sorted(changed)
+
+    def _take(self, index: int, raw: msgspec.Raw, changed: dict[int, bytes]) -> None:
+        if _length(raw) > EVENT_BYTES_MAX:
+            message = f"{_length(raw)} bytes; at most {EVENT_BYTES_MAX} are allowed"
+            self.refuse(index, Verdict.TOO_LARGE, message)
+            return
+        try:
+            self._decode(index, raw)
+        except msgspec.MsgspecError as error:
+            self._mend(index, raw, str(error), changed)
+        event = self.events[index]
+        if event is not None and is_event_deep(event, self._extras.get(index, {})):
+            self._extras.pop(index, None)
+            message = f"nested deeper than the {EVENT_DEPTH_MAX} levels that are allowed"
+            self.refuse(index, Verdict.MALFORMED, message)
 
     def _decode(self, index: int, raw: bytes | msgspec.Raw) -> None:
         self.events[index], extra = decode_event(raw)

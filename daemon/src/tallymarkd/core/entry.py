@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tallymark.events import EVENT_TYPES, Event
+from tallymark.protocol.nesting import is_deep
 
 
 class Verdict(enum.IntEnum):
@@ -166,6 +167,13 @@ def decode_event(
         return _type_decoders[kind].decode(raw), {}
     kept = {name: value for name, value in fields.items() if name in names}
     return msgspec.convert(kept, known), extra
+
+
+def is_event_deep(event: Event | OtherEvent, extra: dict[str, Any]) -> bool:
+    """Whether an event, with its fields that are not known, is nested too deeply."""
+    if isinstance(event, OtherEvent):
+        return is_deep(event.fields, 1)
+    return is_deep(extra, 1) or is_deep(event.attrs or {}, 2)
 
 
 def open_entry(entry: Entry) -> Batch:

@@ -8,6 +8,7 @@ answer to a POST means durable.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +26,9 @@ BODY_BYTES_MAX = 1024 * 1024
 """Largest request body, as large as a frame of the other tongue."""
 
 HEADER_BYTES_MAX = 16 * 1024
+
+_LONE_LF = re.compile(rb"(?<!\r)\n")
+_FOLD = re.compile(rb"\n[ \t]")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -47,6 +51,7 @@ class HttpConversation(asyncio.Protocol):
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
         self._transport: asyncio.Transport | None = None
         self._request: h11.Request | None = None
+        self._head = bytearray()
         self._body = bytearray()
         self._busy = False
         self._choked = False
@@ -64,6 +69,8 @@ class HttpConversation(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._h11.their_state is h11.ERROR:
             return
+        if self._request is None:
+            self._head += data
         self._h11.receive_data(data)
         self._advance()
 
@@ -127,13 +134,30 @@ class HttpConversation(asyncio.Protocol):
         self._request = request
         self._body.clear()
         length = self._header("content-length")
-        if length and self._header("transfer-encoding"):
+        problem = self._problem_of_head(request)
+        if problem is not None:
+            self._refuse(*problem)
+        elif length and self._header("transfer-encoding"):
             # Whoever stands between might take the other one (RFC 9112, 6.1).
             self._refuse(400, "cannot tell where the body ends: it has both a length and chunks")
         elif length and int(length) > BODY_BYTES_MAX:
             self._refuse_body()
         elif self._h11.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))
+
+    def _problem_of_head(self, request: h11.Request) -> tuple[int, str] | None:
+        """What h11 lets pass: what others may read in another way, and any size at once."""
+        head = bytes(self._head[: len(self._head) - len(self._h11.trailing_data[0])])
+        self._head.clear()
+        if len(head) > HEADER_BYTES_MAX:
+            return 431, f"cannot take a head of {len(head)} bytes: {HEADER_BYTES_MAX} are allowed"
+        if not request.http_version.startswith(b"1."):
+            return 505, "cannot speak this version of HTTP: 1.1 is right"
+        if _LONE_LF.search(head):
+            return 400, "cannot read the request: a line ends without CR"
+        if _FOLD.search(head):
+            return 400, "cannot read the request: a header goes on in the next line"
+        return None
 
     def _refuse_body(self) -> None:
         self._refuse(413, f"cannot take a body over {BODY_BYTES_MAX} bytes")
@@ -275,6 +299,7 @@ class HttpConversation(asyncio.Protocol):
             self._close()
             return
         self._h11.start_next_cycle()
+        self._head += self._h11.trailing_data[0]
         self._start_timer()
         self._set_reading()
         # What has come already is looked at later, so that a long row of

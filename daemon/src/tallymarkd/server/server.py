@@ -15,6 +15,7 @@ from tallymark.protocol.framing import PREFACE
 from tallymarkd.server.conversation import Conversation
 from tallymarkd.server.desk import Desk
 from tallymarkd.server.http import HttpConversation
+from tallymarkd.server.listener import BACKLOG
 from tallymarkd.server.peer import peer_uid
 
 log = logging.getLogger("tallymarkd")
@@ -49,7 +50,8 @@ class Server:
     async def start(self, sock: socket.socket) -> None:
         """Serve a socket that is bound and listening. Its name stays ours to remove."""
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {}
+        # asyncio listens again, and would leave room for 100.
+        options: dict[str, Any] = {"backlog": BACKLOG}
         if sys.version_info >= (3, 13):
             options["cleanup_socket"] = False
         self._server = await loop.create_unix_server(lambda: Door(self), sock=sock, **options)
@@ -113,6 +115,7 @@ class Door(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._uid = -1
         self._admitted = False
+        self._begun = b""
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,6 +138,10 @@ class Door(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._admitted or self._transport is None:
+            return
+        data = self._begun = self._begun + data
+        if HTTP2_PREFACE.startswith(data) and data != HTTP2_PREFACE:
+            # As POST begins as well: the next byte tells.
             return
         first = data[:1]
         if first == PREFACE[:1]:
