@@ -30,11 +30,12 @@ from tallymark.protocol.messages import (
 )
 from tallymark.record import NO_PRODUCER, Kind, Record
 from tallymarkd.core.admission import Admission
-from tallymarkd.core.books import Books, ServerState
+from tallymarkd.core.books import Books
 from tallymarkd.core.committer import Committer, Ticket
 from tallymarkd.core.engine import Engine, EngineSettings, PostResult
 from tallymarkd.core.entry import Cost
 from tallymarkd.core.keys import Keys
+from tallymarkd.core.ledger import ServerState
 from tallymarkd.core.producers import Producer
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.storage.index import KeyIndex

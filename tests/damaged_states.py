@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from tallymark.record import Kind, Record
-from tallymarkd.core.books import ServerState, decode_server, encode_server
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import ServerState, decode_server, encode_server
 from tallymarkd.storage.segment import decode_header, walk
 from tests.daemon_parts import PRODUCERS, run_end, usage
 from tests.journals import flipped, zeroed

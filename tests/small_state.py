@@ -19,7 +19,8 @@ import msgspec
 
 from tallymark.fs import OsFileSystem
 from tallymark.record import Record
-from tallymarkd.core.books import Books, ServerState
+from tallymarkd.core.books import Books
+from tallymarkd.core.ledger import ServerState
 from tallymarkd.storage.segment import RECORDS_OFFSET
 from tallymarkd.storage.survey import survey
 from tests.daemon_parts import PRODUCERS, image, run_end, usage

@@ -16,9 +16,10 @@ from tallymark.events import EVENT_TYPES, ID_CHARS_MAX, TEXT_CHARS_MAX, RunEnd, 
 from tallymark.record import Kind
 from tallymarkd.core import project_file
 from tallymarkd.core.admission import Admission, Decision
-from tallymarkd.core.books import Books, ServerState
+from tallymarkd.core.books import Books
 from tallymarkd.core.entry import Cost, Verdict, encode_entry
 from tallymarkd.core.keys import Keys, unpack_keys
+from tallymarkd.core.ledger import ServerState
 from tallymarkd.core.project_state import snapshot
 from tests.daemon_parts import (
     NOON_NS,

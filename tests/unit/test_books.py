@@ -8,19 +8,18 @@ import pytest
 
 from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.record import NO_PRODUCER, Kind, Record
-from tallymarkd.core.books import (
+from tallymarkd.core.books import Books, SkipNotice, producer_text
+from tallymarkd.core.entry import Entry, Verdict, encode_entry, open_entry
+from tallymarkd.core.ledger import (
     LOSSES_MAX,
-    Books,
+    SKIP_REASONS_MAX,
     Ledger,
     Loss,
     Mark,
     ServerState,
-    SkipNotice,
     decode_server,
     encode_server,
-    producer_text,
 )
-from tallymarkd.core.entry import Entry, Verdict, encode_entry, open_entry
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.storage.sealed import seal
 from tallymarkd.storage.survey import Damage
@@ -93,7 +92,7 @@ def test_a_batch_is_applied_counted_and_moves_the_mark() -> None:
     state = snapshot(books.projects["spotter"])
     assert [run.event_id for run in state.events] == ["run-1", "run-2"]
     assert books.server.ledger == Ledger(received=2, stored=2)
-    assert books.server.marks == {ALICE: Mark(1, "spotter", UID, 77.0)}
+    assert books.server.marks == {ALICE: Mark(1, "spotter", UID, 77.0, received=2, stored=2)}
     assert books.server.applied_lsn == books.projects["spotter"].applied_lsn == 6
     assert books.server.first_lsn == {"spotter": 5}
     assert books.server.last_lsn == {"spotter": 6}
@@ -189,7 +188,9 @@ def test_a_skip_moves_the_mark_is_counted_and_named() -> None:
     books.record(skip_record(lsn=2, from_seq=2, seq=4, events=30))
     books.record(batch_record(an_entry(run_end(2)), lsn=3, seq=5))
 
-    assert books.server.marks == {ALICE: Mark(5, "spotter", UID, 3.0)}
+    assert books.server.marks == {
+        ALICE: Mark(5, "spotter", UID, 3.0, received=2, stored=2, skipped=30)
+    }
     ledger = books.server.ledger
     assert (ledger.received, ledger.skipped) == (2, 30)
     assert ledger.losses == [
@@ -203,7 +204,7 @@ def test_a_skip_may_be_the_first_that_is_heard_of_a_producer() -> None:
 
     books.record(skip_record(lsn=1, from_seq=1, seq=3, events=2))
 
-    assert books.server.marks == {ALICE: Mark(3, "spotter", UID)}
+    assert books.server.marks == {ALICE: Mark(3, "spotter", UID, skipped=2)}
 
 
 def test_a_durable_ticket_says_the_same_as_its_record() -> None:
@@ -478,3 +479,34 @@ def test_what_nobody_can_bring_any_more_is_told_once_and_waited_for_no_longer() 
 )
 def test_a_loss_in_words(loss: Loss, text: str) -> None:
     assert loss.text() == text
+
+
+def test_the_ledger_is_kept_for_each_producer_and_each_reason() -> None:
+    books = new_books()
+    verdicts = bytes([Verdict.STORED, Verdict.DUPLICATE, Verdict.TOO_LARGE, Verdict.MALFORMED])
+    entry = an_entry(*(run_end(number) for number in range(4)), verdicts=verdicts)
+    for lsn, producer in ((1, ALICE), (5, BOB), (9, ALICE)):
+        books.record(batch_record(entry, lsn=lsn, seq=1 + lsn // 9, producer=producer))
+    books.record(skip_record(lsn=13, from_seq=2, seq=2, events=7, producer=BOB))
+
+    alice, bob = books.server.marks[ALICE], books.server.marks[BOB]
+    assert (alice.received, alice.stored, alice.duplicate, alice.rejected) == (8, 2, 2, 4)
+    assert (bob.received, bob.stored, bob.duplicate, bob.rejected, bob.skipped) == (4, 1, 1, 2, 7)
+    ledger = books.server.ledger
+    assert (ledger.received, ledger.stored, ledger.duplicate) == (12, 3, 3)
+    assert ledger.rejected == {"too_large": 3, "malformed": 3}
+    assert ledger.skips == {"the queue was full": 7}
+    assert ledger.adds_up
+    ledger.stored += 1
+    assert not ledger.adds_up
+
+
+def test_reasons_without_end_are_counted_together() -> None:
+    books = new_books()
+    for number in range(1, SKIP_REASONS_MAX + 4):
+        notice = SkipNotice(events=1, reason=f"reason {number}", project="spotter", uid=UID)
+        payload = msgspec.json.encode(notice)
+        books.record(a_record(Kind.SKIP, payload, lsn=number, producer=ALICE, seq=number))
+    assert len(books.server.ledger.skips) == SKIP_REASONS_MAX + 1
+    assert books.server.ledger.skips["other"] == 3
+    assert books.server.ledger.adds_up

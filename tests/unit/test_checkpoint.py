@@ -11,9 +11,10 @@ import pytest
 
 from tallymark.fs import OsFileSystem
 from tallymarkd.core import project_file
-from tallymarkd.core.books import Books, ServerState, decode_server
+from tallymarkd.core.books import Books
 from tallymarkd.core.checkpoint import GENERATIONS, SAVE_SHARE_MAX, Checkpointer, CheckpointSettings
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import ServerState, decode_server
 from tallymarkd.core.project_state import empty
 from tallymarkd.storage.journal import Journal, SealedSegment
 from tests.daemon_parts import NOON_NS, SERVER_ID, open_keys

@@ -10,9 +10,10 @@ from tallymark.errors import RefusedError
 from tallymark.events import EVENT_BYTES_MAX, RunEnd, Usage
 from tallymark.protocol.messages import Ack, Limits, Welcome
 from tallymark.record import Kind
-from tallymarkd.core.books import Books, Ledger, Loss, Mark, ServerState
+from tallymarkd.core.books import Books
 from tallymarkd.core.engine import PostResult
 from tallymarkd.core.entry import Cost, Verdict
+from tallymarkd.core.ledger import Ledger, Loss, Mark, ServerState
 from tallymarkd.core.producers import TransientError
 from tallymarkd.storage.journal import JournalFull
 from tests.daemon_parts import (
@@ -182,7 +183,7 @@ def test_a_batch_is_silent_until_it_is_durable_and_then_acknowledged(bench: Benc
     bench.settle()
     assert alice.link.acks == [Ack(through_seq=1, stored=2)]
     assert bench.events_of() == ["run-1", "run-2"]
-    assert bench.books.server.marks == {ALICE: Mark(1, "spotter", UID)}
+    assert bench.books.server.marks == {ALICE: Mark(1, "spotter", UID, received=2, stored=2)}
 
 
 def test_one_cumulative_ack_answers_a_whole_commit(make_bench: MakeBench) -> None:

@@ -12,15 +12,16 @@ import pytest
 
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.messages import HealthReport, encode
+from tallymark.state import EVENTS_MAX
 from tallymarkd.config import Settings
-from tallymarkd.core.books import Loss
 from tallymarkd.core.checkpoint import Checkpointer, SaveFailure
+from tallymarkd.core.ledger import Loss
 from tallymarkd.core.restore import RecoveryReport
 from tallymarkd.health import DAMAGE_SHOWN_MAX, DISK_FREE_BYTES_MIN, Vitals
 from tallymarkd.storage.journal import Journal
 from tallymarkd.storage.state_file import Foreign
 from tallymarkd.storage.survey import Damage
-from tests.daemon_parts import PRODUCERS, SERVER_ID, Bench, run_end
+from tests.daemon_parts import PRODUCERS, SERVER_ID, UID, Bench, run_end
 
 PLENTY = 100 * DISK_FREE_BYTES_MIN
 
@@ -234,6 +235,27 @@ def test_just_before_the_limits_all_is_well(patient: Patient) -> None:
     patient.bench.committer.busy_since = 95.0
 
     assert patient.status == "ok"
+
+
+def test_a_ledger_that_does_not_add_up_is_told(patient: Patient) -> None:
+    patient.bench.books.server.ledger.stored += 1
+    assert (patient.status, patient.codes) == ("degraded", ["ledger_differs"])
+
+
+def test_the_ledger_of_each_producer_and_what_left_the_live_state(patient: Patient) -> None:
+    client = patient.bench.join()
+    runs = [run_end(number) for number in range(EVENTS_MAX + 3)]
+    client.publish(1, *runs)
+    client.skip(2, 2, events=4)
+    patient.bench.settle()
+    ledger = patient.vitals.report()["ledger"]
+    assert (ledger["stored"], ledger["evicted"], ledger["skips"]) == (503, 3, {"full": 4})
+    (producer,) = ledger["producers"]
+    assert producer == {
+        "producer": PRODUCERS[0], "seq": 2, "project": "spotter", "uid": UID,
+        "contact_seconds": 0.0, "received": 503, "stored": 503, "duplicate": 0, "rejected": 0,
+        "skipped": 4,
+    }  # fmt: skip
 
 
 def test_a_failed_save_says_more_than_a_late_one(patient: Patient) -> None:

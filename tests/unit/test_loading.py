@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tallymark.fs import OsFileSystem
-from tallymarkd.core.books import Loss
 from tallymarkd.core.layout import PROJECT_FILE, Layout
+from tallymarkd.core.ledger import Loss
 from tallymarkd.core.verify import verify
 from tests.daemon_parts import PRODUCERS, image, run_end
 from tests.small_state import SEGMENT_BYTES

@@ -4,7 +4,8 @@ import pytest
 
 from tallymark.errors import RefusedError
 from tallymark.protocol.messages import Ack
-from tallymarkd.core.books import Books, Mark, ServerState
+from tallymarkd.core.books import Books
+from tallymarkd.core.ledger import Mark, ServerState
 from tallymarkd.core.producers import Producers, TransientError, agree
 from tests.daemon_parts import PRODUCERS, SERVER_ID, UID, FakeLink, hello, producer_bytes
 

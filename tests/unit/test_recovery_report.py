@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from tallymark.fs import OsFileSystem
-from tallymarkd.core.books import Loss
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import Loss
 from tallymarkd.core.recovery_report import (
     REPORTS_MAX,
     RecoveryHistory,

@@ -14,9 +14,9 @@ import pytest
 
 from tallymark.errors import NewerFormatError
 from tallymarkd.core import project_file
-from tallymarkd.core.books import Mark, encode_server
 from tallymarkd.core.keys import key_hash
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import Mark, encode_server
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.core.restore import RecoveryReport
 from tallymarkd.storage.index import IndexFullError, KeyIndex, version_mark
@@ -127,8 +127,8 @@ def test_a_producer_goes_on_at_its_mark(root: Path) -> None:
     core = again(root)
 
     assert core.books.server.marks == {
-        PRODUCERS[0]: Mark(3, "spotter", UID),
-        PRODUCERS[1]: Mark(3, "other", UID),
+        PRODUCERS[0]: Mark(3, "spotter", UID, 0.0, 15, 10, 2, 3),
+        PRODUCERS[1]: Mark(3, "other", UID, 0.0, 15, 10, 2, 3),
     }
 
 

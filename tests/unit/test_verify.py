@@ -13,7 +13,7 @@ from tallymark.errors import NewerFormatError, PathError, StorageError
 from tallymark.fs import OsFileSystem
 from tallymarkd.core import books as books_module
 from tallymarkd.core import project_file
-from tallymarkd.core.books import Ledger, Mark, ServerState
+from tallymarkd.core.ledger import Ledger, Mark, ServerState
 from tallymarkd.core.verify import verify
 from tallymarkd.core.verify_report import VerifyReport
 from tallymarkd.storage.index import KeyIndex, version_mark
@@ -281,10 +281,11 @@ def test_the_count_does_not_share_the_daemons_mistakes(
 ) -> None:
     """Books that count every duplicate as stored, from the first event on."""
 
-    def wrong(ledger: Ledger, verdicts: bytes) -> None:
+    def wrong(ledger: Ledger, mark: Mark | None, verdicts: bytes) -> None:
+        ledger.received += len(verdicts)
         ledger.stored += len(verdicts)
 
-    monkeypatch.setattr(books_module, "_count_verdicts", wrong)
+    monkeypatch.setattr(books_module, "count_verdicts", wrong)
     long_history(root)
 
     report = look(root)

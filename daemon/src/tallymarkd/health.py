@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import resource
 import statistics
@@ -22,6 +23,7 @@ from tallymarkd.config import Settings
 from tallymarkd.core.checkpoint import Checkpointer
 from tallymarkd.core.committer import Committer
 from tallymarkd.core.engine import Engine
+from tallymarkd.core.overview import evicted_runs
 from tallymarkd.core.restore import RecoveryReport
 from tallymarkd.server.desk import Condition
 from tallymarkd.storage.journal import Journal
@@ -36,6 +38,9 @@ DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 """Less free space than this is worth telling."""
 
 DAMAGE_SHOWN_MAX = 20
+
+PRODUCERS_SHOWN_MAX = 20
+"""Producers whose own ledger the report has, of up to ``producers_max``."""
 
 LOSSES_TOLD_MAX = 5
 """Losses named in a reason; the report has more."""
@@ -107,9 +112,21 @@ class Vitals:
             "connections": self.connections(),
             "projects": len(self.engine.books.projects),
             "producers": len(server.marks),
-            "ledger": msgspec.to_builtins(server.ledger),
+            "ledger": {
+                **msgspec.to_builtins(server.ledger),
+                "evicted": sum(map(evicted_runs, self.engine.books.projects.values())),
+                "producers": self._producers(),
+            },
             "recovery": self._recovery(),
         }
+
+    def _producers(self) -> list[dict[str, Any]]:
+        """The ledger of each producer that has a mark, those heard of last."""
+        marks = self.engine.books.server.marks
+        latest = heapq.nlargest(
+            PRODUCERS_SHOWN_MAX, marks.items(), key=lambda item: item[1].contact_seconds
+        )
+        return [{"producer": name, **msgspec.structs.asdict(mark)} for name, mark in latest]
 
     def _recovery(self) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.to_builtins(self.recovery)
@@ -148,6 +165,15 @@ class Vitals:
 
     def _state_reasons(self) -> list[Reason]:
         reasons = []
+        if not self.engine.books.server.ledger.adds_up:
+            reasons.append(
+                Reason(
+                    code="ledger_differs",
+                    message="the ledger does not add up: events that were received have no verdict",
+                    remedy="stop the daemon and run `tallymark verify`, which counts the journal "
+                    "anew; please report what it says",
+                )
+            )
         failure = self.checkpointer.failure
         if failure is not None:
             reasons.append(

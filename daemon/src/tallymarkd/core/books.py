@@ -7,7 +7,6 @@ and in replay alike. Loop thread only.
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Container
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,87 +14,19 @@ from typing import Protocol
 
 import msgspec
 
-from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.record import NO_PRODUCER, Kind, Record
 from tallymarkd.core.apply import ProjectState, apply, empty
-from tallymarkd.core.entry import Batch, Entry, Verdict, decode_entry, open_entry
-from tallymarkd.storage.sealed import seal, verify_seal
+from tallymarkd.core.entry import Batch, Entry, decode_entry, open_entry
+from tallymarkd.core.ledger import (
+    LOSSES_MAX,
+    OTHER_REASONS,
+    SKIP_REASONS_MAX,
+    Loss,
+    Mark,
+    ServerState,
+    count_verdicts,
+)
 from tallymarkd.storage.survey import Damage
-
-SERVER_FORMAT = 1
-
-LOSSES_MAX = 100
-"""Losses named one by one; the ledger's count goes on beyond."""
-
-
-class Mark(msgspec.Struct, array_like=True):
-    """The highest durable seq of a producer, what it is bound to, and when it
-    was last heard of, in seconds of the daemon's running time."""
-
-    seq: int
-    project: str
-    uid: int
-    contact_seconds: float = 0.0
-
-
-class Loss(msgspec.Struct, kw_only=True):
-    """Events that were acknowledged or announced and are not there."""
-
-    reason: str
-    producer: str = ""
-    from_seq: int = 0
-    through_seq: int = 0
-    events: int = 0
-    from_lsn: int = 0
-    through_lsn: int = 0
-
-    def text(self) -> str:
-        """What is missing, in a person's words."""
-        parts = [_events_text(self.events, exact=bool(self.producer))]
-        if self.producer:
-            parts.append(f"of producer {self.producer}")
-            if self.through_seq:
-                parts.append(f"(seq {self.from_seq} to {self.through_seq})")
-        if 0 < self.from_lsn <= self.through_lsn:
-            parts.append(f"at numbers {self.from_lsn} to {self.through_lsn}")
-        return f"{' '.join(parts)}: {self.reason}"
-
-
-def _events_text(events: int, *, exact: bool) -> str:
-    if not events:
-        return "an unknown number of events"
-    return f"{'' if exact else 'at most '}{events} {'event' if events == 1 else 'events'}"
-
-
-class Ledger(msgspec.Struct, kw_only=True):
-    """Counts of events. ``received`` is without resends: stored, duplicate and
-    rejected. ``skipped`` were announced by clients as lost before they were
-    sent, ``lost`` were damaged on disk."""
-
-    received: int = 0
-    stored: int = 0
-    duplicate: int = 0
-    rejected: dict[str, int] = {}
-    skipped: int = 0
-    lost: int = 0
-    losses: list[Loss] = []
-
-
-class ServerState(msgspec.Struct, kw_only=True):
-    """What the daemon remembers beside the projects.
-
-    Through ``retired_lsn`` the journal may have been retired: when this was written,
-    every generation of every state file had what its project had there.
-    """
-
-    server_id: str
-    applied_lsn: int = 0
-    retired_lsn: int = 0
-    running_seconds: float = 0.0
-    marks: dict[str, Mark] = {}
-    last_lsn: dict[str, int] = {}
-    first_lsn: dict[str, int] = {}
-    ledger: Ledger = msgspec.field(default_factory=Ledger)
 
 
 @lru_cache(maxsize=4096)
@@ -192,18 +123,20 @@ class Books:
     def count(self, lsn: int, count: int, producer: bytes, seq: int, entry: Entry) -> None:
         """A durable batch in the ledger and in its producer's mark."""
         server = self.server
-        ledger = server.ledger
-        ledger.received += count
-        if not entry.verdicts:
-            ledger.stored += count
-        else:
-            _count_verdicts(ledger, entry.verdicts)
         server.first_lsn.setdefault(entry.project, lsn)
         server.applied_lsn = server.last_lsn[entry.project] = lsn + count - 1
+        mark = None
         if seq:
-            self._move(producer_text(producer), seq, entry.project, entry.uid)
+            mark = self._move(producer_text(producer), seq, entry.project, entry.uid)
+        if entry.verdicts:
+            count_verdicts(server.ledger, mark, entry.verdicts)
+            return
+        for counted in (server.ledger, mark):
+            if counted is not None:
+                counted.received += count
+                counted.stored += count
 
-    def _move(self, producer: str, seq: int, project: str, uid: int) -> None:
+    def _move(self, producer: str, seq: int, project: str, uid: int) -> Mark:
         mark = self.server.marks.get(producer)
         if mark is None:
             mark = self.server.marks[producer] = Mark(0, project, uid)
@@ -218,6 +151,7 @@ class Books:
             )
         mark.seq = max(mark.seq, seq)
         mark.contact_seconds = self.server.running_seconds
+        return mark
 
     def _named(self, producer: str, from_seq: int, through_seq: int) -> bool:
         """Whether a damaged record has told of these seqs already."""
@@ -236,7 +170,12 @@ class Books:
             mark = self.server.marks[name] = Mark(0, notice.project, notice.uid)
         mark.seq = max(mark.seq, record.seq)
         mark.contact_seconds = self.server.running_seconds
-        self.server.ledger.skipped += notice.events
+        mark.skipped += notice.events
+        ledger = self.server.ledger
+        ledger.skipped += notice.events
+        known = notice.reason in ledger.skips or len(ledger.skips) < SKIP_REASONS_MAX
+        reason = notice.reason if known else OTHER_REASONS
+        ledger.skips[reason] = ledger.skips.get(reason, 0) + notice.events
         self._name(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
                         through_seq=record.seq, events=notice.events))  # fmt: skip
 
@@ -343,41 +282,3 @@ class SkipNotice(msgspec.Struct, kw_only=True):
     reason: str
     project: str
     uid: int
-
-
-def _count_verdicts(ledger: Ledger, verdicts: bytes) -> None:
-    for verdict, count in Counter(verdicts).items():
-        if verdict == Verdict.STORED:
-            ledger.stored += count
-        elif verdict == Verdict.DUPLICATE:
-            ledger.duplicate += count
-        else:
-            code = Verdict(verdict).code
-            ledger.rejected[code] = ledger.rejected.get(code, 0) + count
-
-
-class _ServerFile(msgspec.Struct, kw_only=True):
-    format: int
-    server: ServerState
-
-
-def encode_server(server: ServerState) -> bytes:
-    """The bytes of ``server.json``."""
-    body = msgspec.json.encode(_ServerFile(format=SERVER_FORMAT, server=server))
-    return b"".join(seal([body[:-1]], b"}"))
-
-
-def decode_server(body: bytes) -> ServerState:
-    """Reads ``server.json``. Raises ``DamagedError``, ``NewerFormatError``."""
-    verify_seal(body, b"}")
-    try:
-        version = msgspec.json.decode(body, type=_Format).format
-        if version > SERVER_FORMAT:
-            raise NewerFormatError(f"format {version}; this version reads {SERVER_FORMAT}")
-        return msgspec.json.decode(body, type=_ServerFile).server
-    except msgspec.MsgspecError as error:
-        raise DamagedError(str(error)) from None
-
-
-class _Format(msgspec.Struct):
-    format: int

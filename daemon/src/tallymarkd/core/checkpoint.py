@@ -24,9 +24,10 @@ from typing import Any
 
 from tallymark.fs import FileSystem
 from tallymarkd.core import project_file
-from tallymarkd.core.books import Books, encode_server
+from tallymarkd.core.books import Books
 from tallymarkd.core.keys import Keys
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
+from tallymarkd.core.ledger import encode_server
 from tallymarkd.core.project_state import freeze
 from tallymarkd.storage.journal import Journal, SealedSegment
 from tallymarkd.storage.state_file import BACKUPS, Foreign, StateFile

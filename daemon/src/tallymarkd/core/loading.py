@@ -15,8 +15,9 @@ from typing import Any
 from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.fs import FileSystem
 from tallymarkd.core import project_file
-from tallymarkd.core.books import Books, ServerState, decode_server
+from tallymarkd.core.books import Books
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
+from tallymarkd.core.ledger import ServerState, decode_server
 from tallymarkd.core.project_state import ProjectState
 from tallymarkd.storage import index
 from tallymarkd.storage.state_file import StateFile

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tallymark.state import AgentProfile, DashboardState
+from tallymarkd.core.project_state import ProjectState
 
 TOTALS = (
     "total_sessions",
@@ -58,3 +59,9 @@ def _time(time: datetime | None) -> str | None:
     if time is None:
         return None
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def evicted_runs(state: ProjectState) -> int:
+    """Finished runs that were counted and have left the live state for newer ones."""
+    finished = sum(agent.total_invocations for agent in state.agents.values())
+    return max(0, finished - len(state.runs))

@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 
 from tallymark.fs import FileSystem, read_file, write_file
-from tallymarkd.core.books import Loss, producer_text
+from tallymarkd.core.books import producer_text
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import Loss
 from tallymarkd.storage.survey import Damage
 
 REPORTS_MAX = 20

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tallymark.errors import DamagedError, StorageError
 from tallymark.fs import FileSystem
-from tallymarkd.core.books import Books, ServerState
+from tallymarkd.core.books import Books
 from tallymarkd.core.keys import Keys, unpack_keys
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import ServerState
 from tallymarkd.core.loading import StateFiles, load_state_files
 from tallymarkd.core.recovery_report import (
     RecoveryReport,

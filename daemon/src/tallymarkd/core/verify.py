@@ -23,10 +23,10 @@ import msgspec
 from tallymark.errors import DamagedError, NewerFormatError, PathError, StorageError
 from tallymark.fs import FileSystem, is_locked
 from tallymark.record import Kind, Record
-from tallymarkd.core.books import LOSSES_MAX
 from tallymarkd.core.entry import Entry
 from tallymarkd.core.keys import unpack_keys
 from tallymarkd.core.layout import Layout
+from tallymarkd.core.ledger import LOSSES_MAX
 from tallymarkd.core.recount import Recount
 from tallymarkd.core.recovery_report import (
     RecoveryHistory,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tallymarkd.core.books import Ledger, ServerState
+from tallymarkd.core.ledger import Ledger, Mark, ServerState
 from tallymarkd.core.recount import Counts, Recount
 from tallymarkd.core.verify_report import GenerationPart, VerifyReport
 from tallymarkd.core.verify_state import LOSSES_BETWEEN, RETIRED, Losses
@@ -20,7 +20,8 @@ class _Seen:
     server: ServerState
     counts: Counts = field(default_factory=Counts)
     last_lsn: dict[str, int] = field(default_factory=dict)
-    seqs: dict[str, int] = field(default_factory=dict)
+    producers: dict[str, tuple[int, Counts]] = field(default_factory=dict)
+    """Each producer's seq, and what had been counted of it."""
 
 
 class LedgerCheck:
@@ -40,8 +41,8 @@ class LedgerCheck:
             seen = self._todo.pop(0)
             seen.counts = self._recount.total.copy()
             seen.last_lsn = dict(self._recount.last_lsn)
-            seen.seqs = {
-                name: each.through_seq
+            seen.producers = {
+                name: (each.through_seq, each.events.copy())
                 for name, each in self._recount.producers.items()
                 if each.through_seq and not each.said_goodbye
             }
@@ -126,8 +127,8 @@ def _compare_places(report: VerifyReport, newest: _Seen, begins_after_lsn: int) 
                 "disagrees",
                 f"{path}: the last number of {name} is {told}, in the journal it is {found}",
             )
-    for name in sorted({*server.marks, *newest.seqs}):
-        mark, seq = server.marks.get(name), newest.seqs.get(name)
+    for name in sorted({*server.marks, *newest.producers}):
+        mark, (seq, counts) = server.marks.get(name), newest.producers.get(name, (None, None))
         if mark is None:
             report.notes.append(f"producer {name} has no mark any more: its time was over")
         elif mark.seq != seq and (seq is not None or not begins_after_lsn):
@@ -135,3 +136,12 @@ def _compare_places(report: VerifyReport, newest: _Seen, begins_after_lsn: int) 
                 "disagrees",
                 f"{path}: the mark of producer {name} is {mark.seq}, in the journal it is {seq}",
             )
+        elif counts is not None and not begins_after_lsn and not _says(mark, counts):
+            report.find("disagrees", f"{path}: of producer {name} it has counted other events")
+
+
+def _says(mark: Mark, counts: Counts) -> bool:
+    rejected = sum(counts.rejected.values())
+    counted = (counts.received, counts.stored, counts.duplicate, rejected, counts.skipped)
+    told = (mark.received, mark.stored, mark.duplicate, mark.rejected, mark.skipped)
+    return counted == told

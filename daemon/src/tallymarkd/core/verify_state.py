@@ -18,9 +18,9 @@ from tallymark.fs import FileSystem, read_file
 from tallymark.record import Kind, Record
 from tallymarkd.core import project_file
 from tallymarkd.core.apply import ProjectState, apply, empty
-from tallymarkd.core.books import ServerState, decode_server
 from tallymarkd.core.entry import Batch, Entry, open_entry
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
+from tallymarkd.core.ledger import ServerState, decode_server
 from tallymarkd.core.loading import Generations, StateFiles
 from tallymarkd.core.project_state import freeze
 from tallymarkd.core.verify_report import GenerationPart, StateFilePart, VerifyReport
