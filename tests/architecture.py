@@ -25,6 +25,7 @@ CLIENT_FLOORS: Sequence[Sequence[str]] = (
     ("tallymark.fs",),
     ("tallymark.paths",),
     ("tallymark.transport",),
+    ("tallymark.spool_header",),
     ("tallymark.spool",),
     ("tallymark.*",),
     ("tallymark",),

@@ -223,6 +223,9 @@ class FaultyFs:
     def lock(self, path: Path) -> int:
         return self._open(Operation("lock", path), self.inner.lock)
 
+    def lock_existing(self, path: Path) -> int:
+        return self._open(Operation("lock_existing", path), self.inner.lock_existing)
+
     def _open(self, operation: Operation, opening: Callable[[Path], int]) -> int:
         fd = self._do(operation, lambda: opening(operation.path))
         if operation.file:

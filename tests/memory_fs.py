@@ -205,6 +205,10 @@ class MemoryFs:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return self.open_write(path)
 
+    def lock_existing(self, path: Path) -> int:
+        self.file_at(path)
+        return self.lock(path)
+
     def _change(self, change: NameChange) -> None:
         for path, _ in change:
             self._directory(path)

@@ -112,7 +112,11 @@ def test_durable_tells_the_caller_of_his_fault(client: Client) -> None:
 
 def test_durable_waits_for_room_in_a_full_queue(tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
-    client = Client("p", socket=path, queue_events_max=5, exit_timeout_seconds=0)
+    (tmp_path / "no-directory").touch()
+    client = Client(
+        "p", socket=path, spool_dir=tmp_path / "no-directory", queue_events_max=5,
+        exit_timeout_seconds=0,
+    )  # fmt: skip
     for _ in range(5):
         client.emit(Usage())
     with pytest.raises(DeliveryError, match="not taken, and may be emitted again") as told:
@@ -123,6 +127,22 @@ def test_durable_waits_for_room_in_a_full_queue(tmp_path: Path) -> None:
     with FakeDaemon(path) as daemon:
         assert client.emit(Usage(event_id="6"), durable=True, timeout=FLUSH_SECONDS)
         assert len(daemon.events) == 6
+        client.close()
+
+
+def test_what_is_spooled_is_flushed_and_not_durable(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    client = Client("p", socket=path, queue_events_max=5)
+    for _ in range(5):
+        assert client.emit(Usage())
+    client.flush(FLUSH_SECONDS)
+    assert client.stats().spooled == 5
+    assert client.emit(Usage())
+    with pytest.raises(FlushTimeout, match="must not be emitted again"):
+        client.emit(Usage(), durable=True, timeout=0.05)
+    with FakeDaemon(path) as daemon:
+        assert client.emit(Usage(), durable=True, timeout=FLUSH_SECONDS)
+        assert len(daemon.events) == 8
         client.close()
 
 

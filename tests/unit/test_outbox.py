@@ -75,10 +75,10 @@ def test_one_batch_is_always_allowed() -> None:
 def test_an_ack_forgets_everything_through_it() -> None:
     outbox = filled(3)
     outbox.take(WIDE)
-    assert outbox.acknowledge(Ack(through_seq=2)) == 2
-    assert outbox.acknowledge(Ack(through_seq=2)) == 0
+    assert seqs(outbox.acknowledge(Ack(through_seq=2))) == [1, 2]
+    assert outbox.acknowledge(Ack(through_seq=2)) == []
     assert (len(outbox), outbox.pending_events) == (1, 1)
-    assert outbox.acknowledge(Ack(through_seq=3)) == 1
+    assert seqs(outbox.acknowledge(Ack(through_seq=3))) == [3]
     assert (outbox.pending_bytes, outbox.sent_bytes) == (0, 0)
 
 
@@ -113,3 +113,51 @@ def test_a_daemon_cannot_have_more_than_was_frozen() -> None:
     with pytest.raises(ProtocolError, match="the daemon has seq 4"):
         outbox.resume(4)
     assert len(outbox) == 3
+
+
+def test_what_found_no_room_elsewhere_is_held_back_until_that_is_loaded() -> None:
+    outbox = filled(4)
+    outbox.take(WIDE)
+    kept = outbox.newer(1)[:2]
+    outbox.put_elsewhere(1, 3)
+    assert (seqs(outbox.newer(0)), outbox.holding) == ([1, 4], True)
+    assert outbox.pending_bytes == 2 * outbox.ready_bytes == 2 * outbox.sent_bytes
+    outbox.rewind()
+    assert seqs(outbox.take(WIDE)) == [1]
+    for batch in kept:
+        outbox.load(batch)
+    outbox.release()
+    assert seqs(outbox.take(WIDE)) == [2, 3, 4]
+    assert seqs(outbox.acknowledge(Ack(through_seq=4))) == [1, 2, 3, 4]
+    assert outbox.pending_bytes == 0
+
+
+def test_what_is_elsewhere_is_loaded_before_what_was_frozen_later() -> None:
+    outbox = filled(4)
+    outbox.take(WIDE)
+    kept = outbox.newer(1)
+    outbox.put_elsewhere(1, outbox.through_seq)
+    assert (seqs(kept), len(outbox), outbox.holding) == ([2, 3, 4], 1, True)
+    assert outbox.sent_bytes == outbox.pending_bytes == len(kept[0].frame)
+    behind = outbox.freeze(ARRAY, 1)
+    assert outbox.ready_bytes == outbox.pending_bytes - len(behind.frame)
+    # It was sent, and may be acknowledged though it is elsewhere.
+    assert seqs(outbox.acknowledge(Ack(through_seq=2))) == [1]
+    assert outbox.take(WIDE) == []
+    for batch in kept[1:]:
+        outbox.load(batch)
+    assert seqs(outbox.take(WIDE)) == [3, 4]
+    outbox.release()
+    assert seqs(outbox.take(WIDE)) == [5]
+    assert outbox.acknowledge(Ack(through_seq=5))
+    assert (len(outbox), outbox.pending_bytes, outbox.sent_bytes) == (0, 0, 0)
+
+
+def test_after_going_back_only_what_is_sent_again_can_be_acknowledged() -> None:
+    outbox = filled(3)
+    outbox.take(WIDE)
+    assert outbox.in_flight
+    outbox.rewind()
+    assert not outbox.in_flight
+    with pytest.raises(ProtocolError, match="never sent"):
+        outbox.acknowledge(Ack(through_seq=1))

@@ -44,12 +44,15 @@ class AsyncClient:
         project: str | None = None,
         *,
         socket: str | os.PathLike[str] | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
         source: str = "",
         linger_seconds: float = 0.02,
         batch_events_max: int = 1024,
         queue_events_max: int = 10_000,
         exit_timeout_seconds: float = 0.2,
         ack_timeout_seconds: float = 10.0,
+        spool_after_seconds: float = 1.0,
+        spool_bytes_max: int = 256 * 1024 * 1024,
     ) -> None:
         settings = Settings(
             linger_seconds=linger_seconds,
@@ -57,9 +60,16 @@ class AsyncClient:
             queue_events_max=queue_events_max,
             exit_timeout_seconds=exit_timeout_seconds,
             ack_timeout_seconds=ack_timeout_seconds,
+            spool_after_seconds=spool_after_seconds,
+            spool_bytes_max=spool_bytes_max,
         )
         self._recorder = Recorder(
-            project, socket=socket, source=source, settings=settings, env=os.environ
+            project,
+            socket=socket,
+            spool_dir=spool_dir,
+            source=source,
+            settings=settings,
+            env=os.environ,
         )
         self._delivery = self._recorder.delivery
         self._retire = weakref.finalize(self, self._delivery.retire)
@@ -90,7 +100,7 @@ class AsyncClient:
             except FlushTimeout:
                 raise self._recorder.no_room(timeout) from None
         self._recorder.emit_before_flush(event)
-        await self._flush(None if deadline is None else deadline - loop.time())
+        await self._flush(None if deadline is None else deadline - loop.time(), durable=True)
         return True
 
     async def start_session(self, session_type: SessionType | None = None) -> str:
@@ -133,11 +143,11 @@ class AsyncClient:
         if not self._recorder.disabled:
             await self._flush(timeout)
 
-    async def _flush(self, timeout_seconds: float | None) -> None:
+    async def _flush(self, timeout_seconds: float | None, *, durable: bool = False) -> None:
         delivery = self._delivery
         if delivery.failure is not None:
             raise delivery.failure
-        if delivery.idle:
+        if delivery.idle and not durable:
             return
         loop = asyncio.get_running_loop()
         done = loop.create_future()
@@ -149,7 +159,7 @@ class AsyncClient:
                 # The loop is closed: nobody waits any more.
                 return
 
-        waiter = delivery.watch(notify)
+        waiter = delivery.watch(notify, durable=durable)
         try:
             async with asyncio.timeout(timeout_seconds):
                 await done

@@ -1,38 +1,61 @@
 """What the sender has to deliver: from queued events to acknowledged batches.
 
 The sender's thread alone uses it. It knows no connection: only what is
-frozen, what is durable, who waits for it, and what was lost on the way.
+frozen, what is spooled, what is durable, who waits for it, and what was lost on
+the way. In order of seq stand: what is loaded from the spool, what is still in the
+spool, what was frozen after it, what is queued.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 
 from tallymark.batching import Batcher
 from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
 from tallymark.protocol.messages import Ack
 from tallymark.protocol.outbox import FrozenBatch, Outbox
+from tallymark.spool import Spool, SpoolFull
 
 log = logging.getLogger("tallymark")
 
 REPORTED: tuple[DropReason, ...] = ("queue_full", "unencodable", "too_large", "not_an_event")
 """Losses that the daemon is told of; after the others there is nobody to tell it."""
 
+MakeSpool = Callable[[int], Spool]
+"""Makes this producer's spool, which begins with this seq. Raises ``SpoolFull``, ``OSError``."""
+
 
 class Backlog:
     """Freezes, counts, and tells waiters. Not thread-safe; counters may be read anywhere."""
 
-    def __init__(self, intake: Intake, batch_events_max: int) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        batch_events_max: int,
+        make_spool: MakeSpool | None = None,
+        spool_bytes_max: int = 0,
+    ) -> None:
         self.sent = 0
         """Events sent at least once."""
         self.acknowledged = 0
         self.duplicate = 0
         self.rejected: dict[str, int] = {}
+        self.spooled = 0
+        """Events that are in the spool and not acknowledged."""
         self._intake = intake
         self._batcher = Batcher(batch_events_max)
+        self._make_spool = make_spool
+        self._spool_bytes_max = spool_bytes_max
+        self._spool: Spool | None = None
+        self._unremoved: list[Spool] = []
+        self._spool_failed = False
         self._outbox = Outbox()
+        self._spooled_seq = 0
+        """Batches through this seq are, or were, in the spool."""
         self._waiting: deque[Waiter] = deque()
+        self._waiting_durable: deque[Waiter] = deque()
         self._reported: Counter[DropReason] = Counter()
         self._unreported = 0
         self._said: set[str] = set()
@@ -42,17 +65,19 @@ class Backlog:
     def empty(self) -> bool:
         """Whether nothing is left to deliver, lost counts included."""
         intake = self._intake
-        return not (intake.queue or len(self._outbox) or self._unreported or intake.news)
+        return self._spool is None and not (
+            intake.queue or len(self._outbox) or self._unreported or intake.news
+        )
 
     @property
     def in_flight(self) -> bool:
         """Whether something was sent and is not acknowledged."""
-        return self._outbox.sent_bytes > 0
+        return self._outbox.in_flight
 
     @property
     def first_seq(self) -> int:
         """The first seq that is not durable."""
-        return self._outbox.next_seq - len(self._outbox)
+        return self._outbox.acknowledged_seq + 1
 
     @property
     def batch_ready(self) -> bool:
@@ -64,13 +89,13 @@ class Backlog:
     def freeze_for_waiters(self) -> None:
         """Freeze all that is queued, so that waiters know which seq to wait for."""
         self._freeze(len(self._intake.queue))
-        if self._waiting:
-            self._waiting = deque(waiter for waiter in self._waiting if not waiter.abandoned)
+        self._waiting = _still_there(self._waiting)
+        self._waiting_durable = _still_there(self._waiting_durable)
         waiters = self._intake.waiters
         while waiters:
             waiter = waiters.popleft()
             waiter.seq = self._outbox.through_seq
-            self._waiting.append(waiter)
+            (self._waiting_durable if waiter.durable else self._waiting).append(waiter)
         self._release()
 
     def freeze_to(self, window_bytes: int) -> None:
@@ -102,10 +127,138 @@ class Backlog:
                 self._intake.settle(1)
                 self.warn_once(reason, f"events are {DROP_TEXTS[reason]}; the first: {cause}")
 
+    # The spool.
+
+    @property
+    def spill_due(self) -> bool:
+        """Whether something is in memory alone that could be spooled."""
+        if self._spool_failed or self._make_spool is None:
+            return False
+        return bool(self._intake.queue or self._outbox.newer(self._spooled_seq))
+
+    @property
+    def somebody_waits(self) -> bool:
+        """Whether somebody would be let go if what there is were spooled."""
+        return bool(self._waiting)
+
+    @property
+    def bound_to(self) -> str:
+        """The ``server_id`` to which the spool is bound; empty for none."""
+        return "" if self._spool is None else self._spool.header.server_id
+
+    def bind(self, server_id: str) -> None:
+        """Before anything of the spool is sent: only this daemon may ever get it."""
+        if self._spool is not None:
+            self._try(lambda spool: spool.bind(server_id), self.first_seq)
+
+    def spill(self) -> None:
+        """Make what is in memory alone durable in the spool: all of it, or what there is room for.
+
+        The rest stays where it is, and without a spool everything does. Waiters whose
+        events are spooled are let go.
+        """
+        if self._spool_failed or self._make_spool is None:
+            return
+        self._freeze(len(self._intake.queue))
+        if self._unreported:
+            self._report_losses()
+        batches = self._append(self._outbox.newer(self._spooled_seq))
+        if not batches:
+            return
+        events = sum(batch.events for batch in batches)
+        self._outbox.put_elsewhere(batches[0].seq - 1, batches[-1].seq)
+        self._spooled_seq = batches[-1].seq
+        self.spooled += events
+        self._intake.settle(events)
+        self._release()
+
+    def _append(self, batches: list[FrozenBatch]) -> list[FrozenBatch]:
+        """To the spool, as many as there is room for; gives those."""
+
+        def append(spool: Spool) -> None:
+            spool.append(batches, self._spool_bytes_max)
+
+        while batches and not self._spool_failed and not self._try(append, batches[0].seq):
+            batches = batches[: len(batches) // 2]
+        return [] if self._spool_failed else batches
+
+    def _try(self, write: Callable[[Spool], object], first_seq: int) -> bool:
+        """Write to the spool, which is made when there is none; whether that succeeded."""
+        if self._spool_failed or self._make_spool is None:
+            return False
+        try:
+            if self._spool is None:
+                self._spool = self._make_spool(first_seq)
+            write(self._spool)
+        except SpoolFull as error:
+            self.warn_once("spool full", f"{error}; events stay in memory")
+            return False
+        except OSError as error:
+            # What was synced before is whole; nothing more is written behind it.
+            self._spool_failed = True
+            self.warn_once("spool failed", f"cannot spool events: {error}; they stay in memory")
+            return False
+        return True
+
+    def _refill(self, window_bytes: int) -> None:
+        """Load from the spool what the window has room for."""
+        outbox, spool = self._outbox, self._spool
+        if spool is None or not outbox.holding:
+            return
+        try:
+            while spool.unread and outbox.ready_bytes < window_bytes:
+                batch = spool.next_batch()
+                if batch is not None and batch.seq > outbox.acknowledged_seq:
+                    outbox.load(batch)
+                elif batch is not None:
+                    self._count_acknowledged([batch])
+        except OSError as error:
+            self.warn_once("spool read", f"cannot read {spool.path}: {error}; its events wait")
+            return
+        if not spool.unread:
+            outbox.release()
+
+    def _retire_spool(self) -> None:
+        """Remove the spool when everything in it is acknowledged."""
+        spool = self._spool
+        if spool is None or self._outbox.acknowledged_seq < self._spooled_seq:
+            return
+        self._outbox.release()
+        self._spool = None
+        # What was acknowledged without having been loaded again.
+        self.acknowledged += self.spooled
+        self.spooled = 0
+        try:
+            spool.remove()
+        except OSError as error:
+            # Still locked: nobody may speak in the name of a producer that lives.
+            self._unremoved.append(spool)
+            self.warn_once("spool kept", f"cannot remove {spool.path}: {error}")
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Whether no spool is left, whose events would count again without the mark."""
+        return self.empty and not self._unremoved
+
+    def forget_spool(self) -> None:
+        """In a forked child: it is the parent's."""
+        for spool in (self._spool, *self._unremoved):
+            if spool is not None:
+                spool.forget()
+        self._spool = None
+
+    def close_spool(self) -> None:
+        """Let go of the spool: whoever comes next delivers it."""
+        for spool in (self._spool, *self._unremoved):
+            if spool is not None:
+                spool.close()
+        self._spool = None
+
     # Sending and settling.
 
     def take(self, window_bytes: int) -> list[FrozenBatch]:
         """Batches to send now."""
+        self._refill(window_bytes)
         batches = self._outbox.take(window_bytes)
         for batch in batches:
             if batch.seq > self._sent_seq:
@@ -119,47 +272,53 @@ class Backlog:
 
     def resume(self, durable_seq: int) -> None:
         """A new connection, whose daemon has everything through ``durable_seq``."""
-        before = self._outbox.pending_events
-        self._outbox.resume(durable_seq)
-        self._settle(before)
+        self._settle(self._outbox.resume(durable_seq))
 
     def acknowledge(self, ack: Ack) -> bool:
         """Take an Ack; whether it made anything durable that was not before."""
-        before = self._outbox.pending_events
-        moved = self._outbox.acknowledge(ack) > 0
+        before = self._outbox.acknowledged_seq
+        gone = self._outbox.acknowledge(ack)
         # Before anybody who waits is let go: they may look at the counters.
         self.duplicate += ack.duplicate
         for code, count in ack.reasons.items():
             self.rejected[code] = self.rejected.get(code, 0) + count
             self.warn_once(f"rejected {code}", f"tallymarkd rejected events: {code}")
-        self._settle(before)
-        return moved
+        self._settle(gone)
+        return self._outbox.acknowledged_seq > before
 
-    def _settle(self, pending_before: int) -> None:
-        done = pending_before - self._outbox.pending_events
-        self.acknowledged += done
-        self._intake.settle(done)
+    def _settle(self, gone: list[FrozenBatch]) -> None:
+        self._count_acknowledged(gone)
+        if self._spool is not None:
+            self._retire_spool()
         self._release()
 
+    def _count_acknowledged(self, gone: Iterable[FrozenBatch]) -> None:
+        for batch in gone:
+            self.acknowledged += batch.events
+            if batch.seq <= self._spooled_seq:
+                self.spooled -= batch.events
+            else:
+                self._intake.settle(batch.events)
+
     def _release(self) -> None:
-        waiting = self._waiting
-        if waiting:
-            durable_seq = self.first_seq - 1
-            while waiting and waiting[0].seq <= durable_seq:
-                waiting.popleft().notify()
+        durable_seq = self._outbox.acknowledged_seq
+        _let_go(self._waiting_durable, durable_seq)
+        _let_go(self._waiting, max(durable_seq, self._spooled_seq))
 
     # Giving up.
 
     def abandon(self, reason: DropReason) -> None:
-        """Count everything as lost."""
+        """Count everything that is in memory as lost."""
         self._said.add(reason)
         self._intake.abandon_all(reason)
         self._outbox = Outbox()
 
     def dismiss(self) -> None:
         """Nothing more is delivered: let those who wait for it go."""
-        self._intake.waiters.extendleft(reversed(self._waiting))
+        waiting = sorted((*self._waiting, *self._waiting_durable), key=lambda each: each.seq)
+        self._intake.waiters.extendleft(reversed(waiting))
         self._waiting.clear()
+        self._waiting_durable.clear()
         self._intake.dismiss()
 
     # What is lost is said, once for each cause, by this thread: never by one that records.
@@ -183,3 +342,14 @@ class Backlog:
         if topic not in self._said:
             self._said.add(topic)
             log.warning("%s", text)
+
+
+def _still_there(waiters: deque[Waiter]) -> deque[Waiter]:
+    if any(waiter.abandoned for waiter in waiters):
+        return deque(waiter for waiter in waiters if not waiter.abandoned)
+    return waiters
+
+
+def _let_go(waiters: deque[Waiter], seq: int) -> None:
+    while waiters and waiters[0].seq <= seq:
+        waiters.popleft().notify()

@@ -35,9 +35,11 @@ class Client:
 
     ``project`` is by default ``TALLYMARK_PROJECT``, else that of the working
     directory; ``socket`` is ``TALLYMARK_SOCKET``, else the user's daemon's,
-    else the system's. ``source`` names the program that records. The other
-    settings are those of ``settings.Settings``. With ``TALLYMARK_DISABLED=1``
-    a client does nothing at all.
+    else the system's. What cannot be delivered goes to ``spool_dir``: by default
+    ``TALLYMARK_SPOOL_DIR``, else below the user's state directory. It is delivered
+    later, by this client, the next one of this user, or the daemon. ``source`` names
+    the program that records. The other settings are those of ``settings.Settings``.
+    With ``TALLYMARK_DISABLED=1`` a client does nothing at all.
 
     Raises ``SettingError`` and ``PathError`` for settings that cannot be right.
     """
@@ -47,12 +49,15 @@ class Client:
         project: str | None = None,
         *,
         socket: str | os.PathLike[str] | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
         source: str = "",
         linger_seconds: float = 0.02,
         batch_events_max: int = 1024,
         queue_events_max: int = 10_000,
         exit_timeout_seconds: float = 0.2,
         ack_timeout_seconds: float = 10.0,
+        spool_after_seconds: float = 1.0,
+        spool_bytes_max: int = 256 * 1024 * 1024,
     ) -> None:
         settings = Settings(
             linger_seconds=linger_seconds,
@@ -60,9 +65,16 @@ class Client:
             queue_events_max=queue_events_max,
             exit_timeout_seconds=exit_timeout_seconds,
             ack_timeout_seconds=ack_timeout_seconds,
+            spool_after_seconds=spool_after_seconds,
+            spool_bytes_max=spool_bytes_max,
         )
         self._recorder = Recorder(
-            project, socket=socket, source=source, settings=settings, env=os.environ
+            project,
+            socket=socket,
+            spool_dir=spool_dir,
+            source=source,
+            settings=settings,
+            env=os.environ,
         )
         self._delivery = self._recorder.delivery
         # A client that is dropped without close still delivers, in its own time.
@@ -108,7 +120,8 @@ class Client:
             except FlushTimeout:
                 raise self._recorder.no_room(timeout) from None
         self._recorder.emit_before_flush(event)
-        self._delivery.flush(None if deadline is None else deadline - time.monotonic())
+        left = None if deadline is None else deadline - time.monotonic()
+        self._delivery.flush(left, durable=True)
         return True
 
     def start_session(self, session_type: SessionType | None = None) -> str:
@@ -162,7 +175,8 @@ class Client:
     # Waiting and ending.
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything recorded before is durable (None: as long as it takes).
+        """Wait until everything recorded before is durable, or spooled on disk because
+        the daemon cannot be reached (None: as long as it takes).
 
         Raises ``FlushTimeout`` after ``timeout`` seconds: what is pending stays
         so and must not be emitted again. Raises another ``DeliveryError`` when
@@ -175,7 +189,7 @@ class Client:
         """Hand over what is queued and end, within ``timeout`` seconds.
 
         None means ``exit_timeout_seconds``. What could not be delivered is
-        counted in one warning. The interpreter's end does the same.
+        spooled, and counted in one warning. The interpreter's end does the same.
         """
         self._retire.detach()
         if not self._recorder.disabled:

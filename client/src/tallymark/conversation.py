@@ -23,6 +23,8 @@ class Conversation:
         self.transport = transport
         self.welcome_by = welcome_by
         """When the Welcome must have come, by the sender's clock."""
+        self.ack_by = 0.0
+        """When something must have been acknowledged, while anything is in flight."""
         self.window_bytes = 0
         self._connection = ClientConnection()
 

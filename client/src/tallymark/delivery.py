@@ -17,22 +17,31 @@ from pathlib import Path
 import msgspec
 
 from tallymark import lifecycle
+from tallymark.adoption import Adopter
 from tallymark.errors import DeliveryError, FlushTimeout
+from tallymark.fs import OsFileSystem
 from tallymark.ids import event_ids, random_fraction, uuid7
 from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
 from tallymark.sender import Sender
 from tallymark.settings import Settings
+from tallymark.spool import Spool, spool_paths
+from tallymark.spool_header import SpoolHeader
 
 log = logging.getLogger("tallymark")
 
-JOIN_GRACE_SECONDS = 0.1
-"""How much longer than its deadline the sender may take to end."""
+JOIN_GRACE_SECONDS = 1.0
+"""How much longer than its deadline the sender may take to end. It spools then, which
+waits for the disk; a busy one takes longer than anybody would be made to wait for a daemon."""
+
+
+ADOPTION_PAUSE_SECONDS = 60.0
+"""How often at most a client looks for spools that were left behind."""
 
 
 class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of events since the client was made (in a forked child: since the fork).
 
-    Every event recorded is in one of ``queued``, ``unacknowledged``,
+    Every event recorded is in one of ``queued``, ``unacknowledged``, ``spooled``,
     ``acknowledged`` and ``dropped``. Of the acknowledged, ``duplicate`` were
     known already and ``rejected`` (by code) refused. ``ignored`` counts calls
     that were not understood, by what was wrong.
@@ -40,6 +49,7 @@ class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
 
     queued: int = 0
     unacknowledged: int = 0
+    spooled: int = 0
     sent: int = 0
     acknowledged: int = 0
     duplicate: int = 0
@@ -61,6 +71,7 @@ class Delivery:
         project: str,
         client: str,
         settings: Settings,
+        spool_dir: Path | None = None,
         last_words: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         random_fraction: Callable[[], float] = random_fraction,
@@ -69,6 +80,8 @@ class Delivery:
         self._project = project
         self._client = client
         self._settings = settings
+        self._spool_dir = spool_dir
+        self._fs = OsFileSystem()
         self._last_words = last_words
         self._clock = clock
         self._random = random_fraction
@@ -94,6 +107,8 @@ class Delivery:
         self._closing = threading.Lock()
         self._closed = False
         self._start_failed = False
+        self._adopter: Adopter | None = None
+        self._adopt_at = 0.0
         self.pid = os.getpid()
 
     # Recording.
@@ -143,9 +158,44 @@ class Delivery:
             project=self._project,
             client=self._client,
             settings=self._settings,
+            make_spool=None if self._spool_dir is None else self._make_spool,
+            on_welcome=self._look_for_orphans,
             clock=self._clock,
             random_fraction=self._random,
         )
+
+    def _make_spool(self, server_id: str, first_seq: int) -> Spool:
+        assert self._spool_dir is not None
+        sockets = tuple(map(str, self._paths))
+        header = SpoolHeader(self.producer, self._project, server_id, sockets, first_seq)
+        return Spool.create(self._fs, self._spool_dir, header)
+
+    def _look_for_orphans(self) -> None:
+        """On the sender's thread: spools without an owner are delivered by another one."""
+        now = self._clock()
+        if self._spool_dir is None or now < self._adopt_at:
+            return
+        self._adopt_at = now + ADOPTION_PAUSE_SECONDS
+        try:
+            if not spool_paths(self._fs, self._spool_dir):
+                return
+            adopter = Adopter(self._fs, self._spool_dir, self._paths, client=self._client)
+            thread = threading.Thread(
+                target=self._adopt, args=[adopter], name="tallymark-adopter", daemon=True
+            )
+            self._adopter = adopter
+            thread.start()
+        except (OSError, RuntimeError) as error:
+            log.debug("cannot deliver spools that were left behind: %s", error)
+
+    def _adopt(self, adopter: Adopter) -> None:
+        intake = self._intake
+        try:
+            adopter.run(lambda: self._closed or intake.over)
+        # Whatever it is, the agent must go on; the spools stay for the next one.
+        except Exception:
+            log.exception("cannot deliver spools that were left behind")
+        self._adopter = None
 
     # Waiting.
 
@@ -156,7 +206,7 @@ class Delivery:
 
     @property
     def idle(self) -> bool:
-        """Whether everything recorded so far is durable or counted as lost."""
+        """Whether everything recorded so far is durable, spooled or counted as lost."""
         return not self._intake.queue and not self._intake.held
 
     @property
@@ -169,23 +219,29 @@ class Delivery:
         """Why nothing can be delivered just now; empty when nothing is known to be wrong."""
         return "" if self._sender is None else self._sender.trouble
 
-    def watch(self, notify: Callable[[], object]) -> Waiter:
-        """Have ``notify`` called by the sender's thread when all recorded so far is durable.
+    def watch(self, notify: Callable[[], object], *, durable: bool = False) -> Waiter:
+        """Have ``notify`` called by the sender's thread when all recorded so far is
+        durable or spooled, or with ``durable`` when it is durable.
 
         It is called once, also when that can never be: then ``error`` of the
         Waiter says why. Who gives up sets ``abandoned``.
         """
-        waiter = Waiter(notify)
+        waiter = Waiter(notify, durable=durable)
         self._intake.enlist(waiter)
         return waiter
+
+    @property
+    def spooled(self) -> int:
+        """Events that are on disk and not yet with the daemon."""
+        return 0 if self._sender is None else self._sender.backlog.spooled
 
     @property
     def failure(self) -> DeliveryError | None:
         """Why nothing can be delivered any more, if so."""
         return self._intake.failure
 
-    def flush(self, timeout_seconds: float | None) -> None:
-        """Wait until every event recorded before is durable.
+    def flush(self, timeout_seconds: float | None, *, durable: bool = False) -> None:
+        """Wait until every event recorded before is durable, or at least spooled.
 
         Raises ``FlushTimeout``, after which they are still pending and must
         not be recorded again; ``RefusedError`` or ``DeliveryError`` when they
@@ -193,12 +249,12 @@ class Delivery:
         """
         if self._intake.failure is not None:
             raise self._intake.failure
-        if self.idle:
+        if self.idle and not durable:
             return
         # A plain lock is the cheapest thing another thread can wake us with.
         lock = threading.Lock()
         lock.acquire()
-        waiter = self.watch(lock.release)
+        waiter = self.watch(lock.release, durable=durable)
         wait = -1.0 if timeout_seconds is None else _bounded(timeout_seconds)
         released = False
         try:
@@ -212,7 +268,7 @@ class Delivery:
 
     def flush_timeout(self, timeout_seconds: float) -> FlushTimeout:
         """The error to raise when time is over."""
-        pending = self._intake.pending
+        pending = self._intake.pending + self.spooled
         return FlushTimeout(
             f"cannot flush within {max(timeout_seconds, 0.0):.3g} s: "
             f"{pending} events are not durable yet{self._because()}; "
@@ -276,12 +332,15 @@ class Delivery:
         pending = self._intake.pending
         losses = {reason: count for reason, count in self._intake.dropped.items() if count}
         lost = sum(losses.values())
-        if not pending and not lost:
+        spooled = self.spooled
+        if not pending and not lost and not spooled:
             return
-        parts = [f"{pending} still unacknowledged"] if pending else []
+        parts = [f"{spooled} spooled in {self._spool_dir}, to be sent later"] if spooled else []
+        parts += [f"{pending} still unacknowledged"] if pending else []
         parts += [f"{count} {DROP_TEXTS[reason]}" for reason, count in losses.items()]
         because = self._because()
-        text = f"{pending + lost} events were not delivered: {', '.join(parts)}{because}"
+        total = spooled + pending + lost
+        text = f"{total} events were not delivered: {', '.join(parts)}{because}"
         if pending and self._intake.failure is None:
             self._intake.failure = DeliveryError(f"cannot flush: the client is closed; {text}")
         log.warning("%s", text)
@@ -294,6 +353,9 @@ class Delivery:
         closed = self._closed
         if sender is not None:
             sender.forget_connection()
+        adopter = self._adopter
+        if adopter is not None:
+            adopter.forget()
         self._begin()
         if closed:
             self._closed = True
@@ -311,6 +373,7 @@ class Delivery:
         return ClientStats(
             queued=len(intake.queue),
             unacknowledged=intake.held,
+            spooled=backlog.spooled,
             sent=backlog.sent,
             acknowledged=backlog.acknowledged,
             duplicate=backlog.duplicate,

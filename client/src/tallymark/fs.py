@@ -17,6 +17,7 @@ import fcntl
 import os
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -113,9 +114,60 @@ class FileSystem(Protocol):
     def lock(self, path: Path) -> int:
         """Lock a file (created when absent) against other processes.
 
-        Gives a descriptor that holds the lock until it is closed. Raises
+        Gives a descriptor that holds the lock until it is closed. A forked child
+        has neither: there it must be forgotten, not closed. Raises
         ``BlockingIOError`` when another process holds it.
         """
+
+    def lock_existing(self, path: Path) -> int:
+        """As ``lock``, for a regular file that is there and is this user's.
+
+        Raises ``FileNotFoundError`` when it is gone, also when that happened
+        meanwhile, and ``PermissionError`` for another user's.
+        """
+
+
+class _Locks:
+    """Descriptors that hold locks, so that a forked child closes them at once.
+
+    A lock is held as long as any process has the descriptor: a child that had it
+    would keep its dead parent's files locked. Closing it in the child releases
+    nothing. The gate is held for one open or close, and by whoever forks, so that
+    no descriptor is on its way into this list then.
+    """
+
+    def __init__(self) -> None:
+        # A signal handler may fork while its own thread is in here.
+        self._gate = threading.RLock()
+        self._fds: set[int] = set()
+        os.register_at_fork(
+            before=self._gate.acquire,
+            after_in_parent=self._gate.release,
+            after_in_child=self._close_in_child,
+        )
+
+    def open(self, path: Path, flags: int) -> int:
+        with self._gate:
+            fd = os.open(path, flags, FILE_MODE)
+            self._fds.add(fd)
+            return fd
+
+    def close(self, fd: int) -> None:
+        if fd not in self._fds:
+            os.close(fd)
+            return
+        with self._gate:
+            self._fds.discard(fd)
+            os.close(fd)
+
+    def _close_in_child(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        self._gate.release()
+
+
+locks = _Locks()
 
 
 class OsFileSystem:
@@ -136,7 +188,7 @@ class OsFileSystem:
         return os.open(path, flags, FILE_MODE)
 
     def close(self, fd: int) -> None:
-        os.close(fd)
+        locks.close(fd)
 
     def read(self, fd: int, count: int, offset: int) -> bytes:
         data = os.pread(fd, count, offset)
@@ -238,11 +290,28 @@ class OsFileSystem:
 
     def lock(self, path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(path, flags, FILE_MODE)
+        fd = locks.open(path, flags)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
-            os.close(fd)
+            locks.close(fd)
+            raise
+        return fd
+
+    def lock_existing(self, path: Path) -> int:
+        fd = locks.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            opened = os.fstat(fd)
+            if not stat.S_ISREG(opened.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            if opened.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "it is another user's", str(path))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held the lock may have removed the name before letting go.
+            if os.lstat(path).st_ino != opened.st_ino:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        except BaseException:
+            locks.close(fd)
             raise
         return fd
 

@@ -33,16 +33,17 @@ DROP_TEXTS: dict[DropReason, str] = {
 
 
 class Waiter:
-    """Somebody who waits until everything recorded so far is durable.
+    """Somebody who waits until everything recorded so far is durable, or spooled.
 
-    ``notify`` is called once, by the sender thread, when ``seq`` is durable or
-    ``error`` says why it never will be.
+    ``notify`` is called once, by the sender thread, when ``seq`` is durable (or
+    spooled, unless it must be ``durable``), or ``error`` says why it never will be.
     """
 
-    __slots__ = ("abandoned", "error", "notify", "seq")
+    __slots__ = ("abandoned", "durable", "error", "notify", "seq")
 
-    def __init__(self, notify: Callable[[], object]) -> None:
+    def __init__(self, notify: Callable[[], object], *, durable: bool = False) -> None:
         self.notify = notify
+        self.durable = durable
         self.seq = 0
         self.abandoned = False
         self.error: DeliveryError | None = None
@@ -161,6 +162,11 @@ class Intake:
         self.queue.clear()
         self.held = 0
         self.drop(reason, lost)
+
+    @property
+    def half_full(self) -> bool:
+        """Whether half of what can be taken is taken."""
+        return (len(self.queue) + self.held) * 2 >= self.limit
 
     @property
     def pending(self) -> int:

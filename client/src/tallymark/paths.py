@@ -16,6 +16,8 @@ from tallymark.errors import PathError
 PROJECT_VARIABLE = "TALLYMARK_PROJECT"
 SOCKET_VARIABLE = "TALLYMARK_SOCKET"
 
+SPOOL_DIR_VARIABLE = "TALLYMARK_SPOOL_DIR"
+
 SYSTEM_STATE_DIR = Path("/var/lib/tallymark")
 """State of the system service."""
 
@@ -45,6 +47,13 @@ def state_dir(env: Mapping[str, str], platform: str = sys.platform) -> Path:
 def socket_path(directory: Path) -> Path:
     """The daemon's socket in a state directory."""
     return directory / "run" / "tallymark.sock"
+
+
+def spool_dir(explicit: str | os.PathLike[str] | None, env: Mapping[str, str]) -> Path:
+    """Where clients keep what they cannot deliver: the argument, else
+    ``TALLYMARK_SPOOL_DIR``, else ``spool`` in the user's state directory."""
+    chosen = os.fspath(explicit) if explicit is not None else env.get(SPOOL_DIR_VARIABLE, "")
+    return Path(chosen).expanduser().absolute() if chosen else state_dir(env) / "spool"
 
 
 def check_socket_path(path: Path) -> Path:

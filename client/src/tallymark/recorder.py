@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from tallymark import paths
 from tallymark.delivery import ClientStats, Delivery
 from tallymark.errors import DeliveryError, UsageError
 from tallymark.events import (
@@ -51,6 +52,7 @@ class Recorder:
         project: str | None,
         *,
         socket: str | os.PathLike[str] | None,
+        spool_dir: str | os.PathLike[str] | None = None,
         source: str,
         settings: Settings,
         env: Mapping[str, str],
@@ -75,6 +77,7 @@ class Recorder:
             project=self.project,
             client=CLIENT_NAME,
             settings=settings,
+            spool_dir=paths.spool_dir(spool_dir, env),
             last_words=self._end_own_session,
         )
 

@@ -9,6 +9,7 @@ its loop takes the same steps in the same order, and only the wait blocks::
     connect   when there is something to deliver and a try is due
     push      send what the window allows
     check     deadlines of Welcome and Ack
+    spill     what cannot be delivered goes to the spool
     wait      for the socket, a wake-up or the next deadline
     take in   what the daemon says
 """
@@ -21,34 +22,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tallymark.backlog import Backlog
-from tallymark.backoff import Backoff
 from tallymark.conversation import Conversation
 from tallymark.errors import ConnectError, DeliveryError, ProtocolError, RefusedError
 from tallymark.ids import random_fraction
 from tallymark.intake import Intake
-from tallymark.protocol.messages import (
-    Ack,
-    Goodbye,
-    Nack,
-    Refused,
-    ServerMessage,
-    Welcome,
-)
+from tallymark.overflow import LOOK_SECONDS, Overflow
+from tallymark.protocol.messages import Ack, Goodbye, Nack, Refused, ServerMessage, Welcome
 from tallymark.settings import Settings
+from tallymark.spool import Spool
 from tallymark.transport import (
     NOT_TALLYMARK,
     READABLE,
     WOKEN,
     Poller,
     Transport,
+    broken,
     cannot_reach,
     silent,
 )
+from tallymark.trouble import Trouble
 
 log = logging.getLogger("tallymark")
-
-LOOK_SECONDS = 0.02
-"""How often at least the sender looks at the queue while it is at work."""
 
 
 class Sender:
@@ -67,34 +61,42 @@ class Sender:
         project: str,
         client: str,
         settings: Settings,
+        make_spool: Callable[[str, int], Spool] | None = None,
+        on_welcome: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         random_fraction: Callable[[], float] = random_fraction,
     ) -> None:
-        self.backlog = Backlog(intake, settings.batch_events_max)
-        self.trouble = ""
-        """Why nothing can be delivered just now; empty while connected."""
+        """``make_spool`` begins a spool for a daemon, by its ``server_id``, from a seq on;
+        ``on_welcome`` is called whenever a daemon is ready."""
+        self.backlog = Backlog(
+            intake,
+            settings.batch_events_max,
+            None if make_spool is None else lambda seq: make_spool(self._server_id, seq),
+            settings.spool_bytes_max,
+        )
         self._intake = intake
+        self._on_welcome = on_welcome
         self._paths = list(paths)
         self._names = {"producer": producer, "project": project, "client": client}
         self._settings = settings
         self._clock = clock
-        self._backoff = Backoff(
-            settings.backoff_seconds_min, settings.backoff_seconds_max, random_fraction
-        )
+        self._trouble = Trouble(settings, clock, random_fraction)
+        self._overflow = Overflow(self.backlog, intake, self._trouble, settings, clock)
         self._poller = Poller()
         self._talk: Conversation | None = None
         self._server_id = ""
-        self._in_trouble = False
         self._refused = False
-        self._retry_at = 0.0
         self._tick_at = 0.0
-        self._ack_by = 0.0
-        self._hold_until: float | None = None
         self._stop_by: float | None = None
         self._hurried = False
         self._woken = False
 
     # For other threads.
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be delivered just now; empty while nothing is known to be wrong."""
+        return self._trouble.text
 
     def wake(self) -> None:
         """Have the thread look for work at once."""
@@ -108,6 +110,7 @@ class Sender:
     def forget_connection(self) -> None:
         """In a forked child: close the descriptors that are the parent's, silently."""
         self._poller.close()
+        self.backlog.forget_spool()
         if self._talk is not None:
             self._talk.transport.close()
 
@@ -137,7 +140,9 @@ class Sender:
                 self._connect(now)
             self._push(now)
             self._check(now)
+            self._overflow.spill(now, self._talk)
             seconds = self._pause()
+        self._clear_wakes()
         self._take_in(self._sleep() if seconds is None else self._wait(seconds))
         return not self._refused
 
@@ -153,19 +158,19 @@ class Sender:
 
     def _finished(self, now: float, stop_by: float) -> bool:
         if not self._hurried:
-            # A last try now, instead of when the backoff would have it.
             self._hurried = True
-            self._backoff.reset()
-            self._retry_at = now
+            self._trouble.hurry()
         return self.backlog.empty or now >= stop_by
 
     def _end(self) -> None:
         """Say Goodbye when nothing is left, close, and let everybody go."""
         talk = self._talk
+        if not self.backlog.empty:
+            self.backlog.spill()
         if talk is not None:
             if not self.backlog.empty and not self.trouble:
-                self.trouble = f"tallymarkd at {talk.path} has not acknowledged them in time"
-            if talk.open and self.backlog.empty:
+                self._trouble.text = f"tallymarkd at {talk.path} has not acknowledged them in time"
+            if talk.open and self.backlog.may_be_forgotten:
                 try:
                     talk.say_goodbye()
                 except OSError as error:
@@ -173,29 +178,30 @@ class Sender:
             talk.transport.close()
         self._intake.over = True
         self._intake.quiet = False
+        self.backlog.close_spool()
         self.backlog.dismiss()
         self._poller.close()
 
-    # Collect, connect, push.
+    # Collect, connect, push, check.
 
     def _collect(self, now: float) -> None:
         self.backlog.notice_losses(self.trouble)
         if self._intake.waiters:
             self.backlog.freeze_for_waiters()
         talk = self._talk
-        if talk is None or not talk.open or self._hold_until is not None:
+        if talk is None or not talk.open or self._trouble.hold_until is not None:
             return
         if now >= self._tick_at or self._stop_by is not None or self.backlog.batch_ready:
             self._tick_at = now + self._settings.linger_seconds
             self.backlog.freeze_to(talk.window_bytes)
 
     def _connect(self, now: float) -> None:
-        if now < self._retry_at or self.backlog.empty:
+        if now < self._trouble.retry_at or self.backlog.empty:
             return
         try:
             transport = Transport.connect(self._paths)
         except ConnectError as error:
-            self._retry_later(str(error))
+            self._trouble.lost(str(error))
             return
         talk = Conversation(transport, now + self._settings.welcome_timeout_seconds)
         self._talk = talk
@@ -203,26 +209,24 @@ class Sender:
         try:
             talk.begin(**self._names)
         except OSError as error:
-            self._lose(_broken(error))
+            self._lose(broken(error))
 
     def _push(self, now: float) -> None:
         talk = self._talk
         if talk is None or not talk.open:
             return
-        if self._hold_until is not None:
-            if now < self._hold_until:
+        hold_until = self._trouble.hold_until
+        if hold_until is not None:
+            if now < hold_until:
                 return
-            self._hold_until = None
-            self.trouble = ""
+            self._trouble.release()
             self.backlog.rewind()
         if not self.backlog.in_flight:
-            self._ack_by = now + self._settings.ack_timeout_seconds
+            talk.ack_by = now + self._settings.ack_timeout_seconds
         try:
             talk.publish(self.backlog)
         except OSError as error:
-            self._lose(_broken(error))
-
-    # Check, wait, take in.
+            self._lose(broken(error))
 
     def _check(self, now: float) -> None:
         talk = self._talk
@@ -231,26 +235,36 @@ class Sender:
         if not talk.open:
             if now >= talk.welcome_by:
                 self._lose(silent(talk.path, self._settings.welcome_timeout_seconds))
-        elif self._hold_until is None and self.backlog.in_flight and now >= self._ack_by:
+        elif self._trouble.hold_until is None and self.backlog.in_flight and now >= talk.ack_by:
             self._lose(
                 f"nothing acknowledged within {self._settings.ack_timeout_seconds:g} s; "
                 "it is stopped or busy"
             )
 
+    # Wait, take in.
+
     def _wait(self, seconds: float) -> int:
-        self._clear_wakes()
+        if self._talk is None and not self._intake.queue:
+            if not self._overflow.keeps_awake:
+                return self._doze(seconds)
+            seconds = min(seconds, LOOK_SECONDS)
         # A waiter that came after the last look may have found a wake-up already given.
         return self._poller.wait(0.0 if self._intake.waiters else seconds)
 
     def _sleep(self) -> int:
-        """Wait until woken. Recording threads wake a sender that is quiet, and no other."""
-        self._clear_wakes()
+        """Wait until woken."""
+        found = self._doze(None)
+        self._tick_at = self._clock() + self._settings.linger_seconds
+        return found
+
+    def _doze(self, seconds: float | None) -> int:
+        """Recording threads wake a sender that is quiet, and no other."""
         intake = self._intake
         intake.quiet = True
         # What came just before this saw a sender that was awake.
-        found = self._poller.wait(None if self._at_rest else 0.0)
+        busy = not self._at_rest if seconds is None else bool(intake.queue or intake.waiters)
+        found = self._poller.wait(0.0 if busy else seconds)
         intake.quiet = False
-        self._tick_at = self._clock() + self._settings.linger_seconds
         return found
 
     def _clear_wakes(self) -> None:
@@ -267,14 +281,15 @@ class Sender:
         elif self.backlog.empty:
             return None
         elif talk is None:
-            due = self._retry_at
-        elif self._hold_until is not None:
-            due = self._hold_until
+            due = self._trouble.retry_at
+        elif self._trouble.hold_until is not None:
+            due = self._trouble.hold_until
         else:
             # However long events may linger, a full batch is not to wait for it.
             due = min(self._tick_at, self._clock() + LOOK_SECONDS)
             if self.backlog.in_flight:
-                due = min(due, self._ack_by)
+                due = min(due, talk.ack_by)
+        due = min(due, self._overflow.due(talk))
         if self._stop_by is not None:
             due = min(due, self._stop_by)
         return max(0.0, due - self._clock())
@@ -290,7 +305,7 @@ class Sender:
         except ProtocolError as error:
             self._lose(f"{NOT_TALLYMARK}: {error}")
         except OSError as error:
-            self._lose(_broken(error))
+            self._lose(broken(error))
         if found & WOKEN:
             self._woken = True
 
@@ -308,7 +323,7 @@ class Sender:
         match message:
             case Ack():
                 if self.backlog.acknowledge(message):
-                    self._ack_by = self._clock() + self._settings.ack_timeout_seconds
+                    talk.ack_by = self._clock() + self._settings.ack_timeout_seconds
             case Welcome():
                 self._welcome(talk, message)
             case Nack():
@@ -321,7 +336,12 @@ class Sender:
                 raise ProtocolError("cannot take an answer to a question nobody asked")
 
     def _welcome(self, talk: Conversation, welcome: Welcome) -> None:
+        bound_to = self.backlog.bound_to
+        if bound_to not in ("", welcome.server_id):
+            self._lose(f"it is not the daemon {bound_to} to which the spool belongs")
+            return
         first_seq = self.backlog.first_seq
+        self.backlog.bind(welcome.server_id)
         self.backlog.resume(welcome.durable_seq)
         if welcome.durable_seq + 1 < first_seq:
             self._step_over(talk, welcome, first_seq)
@@ -329,43 +349,35 @@ class Sender:
         # Once spoken to, a daemon's socket is the only one: its marks are there.
         self._paths = [talk.path]
         self._server_id = welcome.server_id
-        self._backoff.reset()
-        self._in_trouble = False
-        self.trouble = ""
+        self._trouble.over()
+        self._on_welcome()
 
     def _step_over(self, talk: Conversation, welcome: Welcome, first_seq: int) -> None:
         """The daemon does not have what was acknowledged before: move its mark there."""
-        from_seq, through_seq = welcome.durable_seq + 1, first_seq - 1
+        seqs = welcome.durable_seq + 1, first_seq - 1
         if welcome.server_id == self._server_id:
-            log.warning(
-                "tallymarkd has lost batches %d to %d, which it had acknowledged",
-                from_seq,
-                through_seq,
-            )
-        talk.step_over(from_seq, through_seq)
+            log.warning("tallymarkd has lost batches %d to %d, which it had acknowledged", *seqs)
+        talk.step_over(*seqs)
 
     def _nacked(self, talk: Conversation, nack: Nack) -> None:
         cause = f"{nack.message} ({nack.code})"
         if not talk.open:
             self._lose(f"it is not ready: {cause}")
-            self._retry_at = max(self._retry_at, self._clock() + nack.retry_after_seconds)
+            self._trouble.not_before(nack.retry_after_seconds)
             return
         # The outbox goes back only when the time is over: acknowledgements of
         # what came before the refused batch may still be on their way.
         talk.transport.retract()
-        # What follows a refused batch is refused as well, with a pause of its own.
-        until = self._clock() + nack.retry_after_seconds
-        self._hold_until = until if self._hold_until is None else max(until, self._hold_until)
-        self.trouble = f"tallymarkd at {talk.path} takes no events now: {cause}"
+        text = f"tallymarkd at {talk.path} takes no events now: {cause}"
+        self._trouble.hold(nack.retry_after_seconds, text)
 
     def _refuse(self, talk: Conversation, refused: Refused) -> None:
         self._refused = True
-        self.trouble = (
-            f"tallymarkd at {talk.path} refused this client: {refused.message} ({refused.code})"
-        )
-        self._intake.failure = RefusedError(refused.code, self.trouble)
+        text = f"tallymarkd at {talk.path} refused this client: {refused.message} ({refused.code})"
+        self._trouble.text = text
+        self._intake.failure = RefusedError(refused.code, text)
         self.backlog.abandon("refused")
-        log.warning("%s; nothing more is delivered", self.trouble)
+        log.warning("%s; nothing more is delivered", text)
 
     # Trouble.
 
@@ -379,17 +391,5 @@ class Sender:
         self._poller.watch(None)
         talk.transport.close()
         self._talk = None
-        self._hold_until = None
         self.backlog.rewind()
-        self._retry_later(str(cause))
-
-    def _retry_later(self, trouble: str) -> None:
-        self._retry_at = self._clock() + self._backoff.next_seconds()
-        self.trouble = trouble
-        if not self._in_trouble:
-            self._in_trouble = True
-            log.info("%s; trying again", trouble)
-
-
-def _broken(error: OSError) -> str:
-    return f"the connection broke: {error.strerror or error}"
+        self._trouble.lost(str(cause))

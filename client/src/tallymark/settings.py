@@ -11,6 +11,7 @@ from tallymark.events import ID_CHARS_MAX
 from tallymark.protocol.messages import BATCH_EVENTS_MAX
 
 QUEUE_EVENTS_LIMIT = 10_000_000
+SPOOL_BYTES_LIMIT = 2**40
 SECONDS_LIMIT = 3600.0
 
 
@@ -29,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A connection on which nothing is acknowledged for so long is begun again."""
     welcome_timeout_seconds: float = 2.0
     """How long a connection may wait for the daemon's first word."""
+    spool_after_seconds: float = 1.0
+    """Events that cannot be delivered for so long go to disk; at once when somebody waits."""
+    spool_bytes_max: int = 256 * 1024 * 1024
+    """Most bytes of this client's events on disk."""
     backoff_seconds_min: float = 0.05
     backoff_seconds_max: float = 5.0
     """Bounds of the pause before the next try to connect."""
@@ -40,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         check_seconds("exit_timeout_seconds", self.exit_timeout_seconds, zero=True)
         check_seconds("ack_timeout_seconds", self.ack_timeout_seconds)
         check_seconds("welcome_timeout_seconds", self.welcome_timeout_seconds)
+        check_seconds("spool_after_seconds", self.spool_after_seconds, zero=True)
+        check_count("spool_bytes_max", self.spool_bytes_max, SPOOL_BYTES_LIMIT)
         check_seconds("backoff_seconds_min", self.backoff_seconds_min)
         check_seconds("backoff_seconds_max", self.backoff_seconds_max)
 

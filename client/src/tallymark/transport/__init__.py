@@ -7,7 +7,7 @@ with; ``ask`` is a short conversation of its own, for any thread.
 from tallymark.transport.asking import Answer, Question, ask
 from tallymark.transport.link import Transport
 from tallymark.transport.poller import READABLE, WOKEN, WRITABLE, Poller
-from tallymark.transport.unreachable import NOT_TALLYMARK, cannot_reach, silent
+from tallymark.transport.unreachable import NOT_TALLYMARK, broken, cannot_reach, silent
 
 __all__ = [
     "NOT_TALLYMARK",
@@ -19,6 +19,7 @@ __all__ = [
     "Question",
     "Transport",
     "ask",
+    "broken",
     "cannot_reach",
     "silent",
 ]

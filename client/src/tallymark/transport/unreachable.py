@@ -51,3 +51,8 @@ def join(failures: list[ConnectError]) -> ConnectError:
     first = str(failures[0])
     rest = [str(failure).removeprefix("cannot reach tallymarkd ") for failure in failures[1:]]
     return ConnectError("; nor ".join([first, *rest]))
+
+
+def broken(error: OSError) -> str:
+    """What to say of a connection that ended in an error."""
+    return f"the connection broke: {error.strerror or error}"
