@@ -6,6 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tallymark.adoption import Adopter
+from tallymark.fs import OsFileSystem
 from tallymark.protocol.messages import Ack, HealthReport, Publish, Reason
 from tallymarkd.cli import emit
 from tallymarkd.cli.recording import Recorder
@@ -60,7 +62,8 @@ def test_a_runs_event_is_named_by_its_run(tallymark: Tallymark) -> None:
         done = tallymark(*RUN, "--run-id", "r-1", "--json")
         assert daemon.events[0]["event_id"] == "r-1"
     assert done.json == {
-        "event_id": "r-1", "project": "demo", "stored": 1, "duplicate": 0, "rejected": {}
+        "event_id": "r-1", "project": "demo", "stored": 1, "duplicate": 0, "rejected": {},
+        "spooled": 0,
     }  # fmt: skip
 
 
@@ -84,19 +87,62 @@ def test_what_is_rejected_is_1_with_the_reason(tallymark: Tallymark) -> None:
     assert as_json.json["rejected"] == {"cache_exceeds_input": 1}
 
 
-def test_without_a_daemon_it_is_1_and_nothing_is_claimed(tallymark: Tallymark) -> None:
+@pytest.fixture
+def no_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no place to spool to."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TALLYMARK_SPOOL_DIR", str(tmp_path / "file" / "spool"))
+
+
+def test_without_a_daemon_it_is_spooled_and_75(tallymark: Tallymark) -> None:
+    spools = tallymark.state_dir / "spool"
+
     def attempt() -> tuple[Times, Done]:
         began = time.monotonic()
-        done = tallymark(*RUN, "--timeout", "0.1")
+        done = tallymark(*RUN, "--event-id", "e-1")
         return {"emit": time.monotonic() - began}, done
 
     done = quick({"emit": 1.0}, attempt)
+    assert (done.code, done.out) == (75, "spooled e-1\n")
+    assert done.err.startswith(f"spooled in {spools}, to be delivered when tallymarkd runs, ")
+    assert "it is not running" in done.err
+    assert done.err.count("\n") == 1
+    as_json = tallymark(*RUN, "--event-id", "e-2", "--json")
+    assert as_json.code == 75
+    assert as_json.json == {
+        "event_id": "e-2", "project": "demo", "stored": 0, "duplicate": 0, "rejected": {},
+        "spooled": 1, "spool_dir": str(spools),
+    }  # fmt: skip
+    with FakeDaemon(tallymark.socket) as daemon:
+        adopter = Adopter(OsFileSystem(), spools, [tallymark.socket], client="test/1")
+        assert adopter.run().left == 0
+        assert {event["event_id"] for event in daemon.events} == {"e-1", "e-2"}
+    assert list(spools.iterdir()) == []
+
+
+def test_lines_without_a_daemon_are_spooled_and_75(tallymark: Tallymark) -> None:
+    events = [{"type": "usage", "event_id": f"e-{number}"} for number in range(30)]
+    done = tallymark("emit", "-", stdin=lines(*events))
+    assert (done.code, done.out) == (75, "0 stored, 0 known already, 30 spooled\n")
+    assert f"spooled in {tallymark.state_dir / 'spool'}" in done.err
+    bad = tallymark("emit", "-", "--json", stdin=b"?\n" + lines(*events))
+    assert bad.code == 1
+    assert bad.json["spooled"] == 30
+    assert bad.json["spool_dir"] == str(tallymark.state_dir / "spool")
+
+
+@pytest.mark.usefixtures("no_spool")
+def test_with_no_place_to_spool_it_is_1_and_nothing_is_claimed(tallymark: Tallymark) -> None:
+    done = tallymark(*RUN, "--timeout", "0.3")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tallymark: cannot record the event: cannot reach tallymarkd at ")
     assert "it is not running" in done.err
+    assert "cannot spool events: [Errno 20] Not a directory" in done.err
     assert done.err.endswith("nothing was recorded\n")
+    assert done.err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_a_daemon_that_comes_too_late_gets_nothing_that_was_said_not_to_be_recorded(
     tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +157,7 @@ def test_a_daemon_that_comes_too_late_gets_nothing_that_was_said_not_to_be_recor
 
     monkeypatch.setattr(Recorder, "sent", property(look_and_be_slow))
     try:
-        done = tallymark(*RUN, "--timeout", "0.1")
+        done = tallymark(*RUN, "--timeout", "0.3")
         events = daemon.events
     finally:
         daemon.stop()
@@ -119,6 +165,7 @@ def test_a_daemon_that_comes_too_late_gets_nothing_that_was_said_not_to_be_recor
     assert events == []
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_a_daemon_that_comes_in_time_is_waited_for(
     tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +183,17 @@ def test_a_daemon_that_comes_in_time_is_waited_for(
         daemon.stop()
 
 
+def test_sent_and_not_acknowledged_in_time_is_spooled(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.acks = False
+        done = with_enough_time(
+            lambda seconds: tallymark(*RUN, "--timeout", f"{seconds}"), lambda _: daemon.events
+        )
+    assert done.code == 75
+    assert done.out.startswith("spooled ")
+
+
+@pytest.mark.usefixtures("no_spool")
 @pytest.mark.parametrize(
     ("key", "told"), [([], "may count it twice"), (["--dedupe-key", "k"], "is harmless")]
 )
@@ -219,7 +277,9 @@ def test_bad_lines_are_named_and_do_not_harm_the_others(tallymark: Tallymark) ->
     first, second = done.err.splitlines()
     assert first == "cannot use line 1: it is not a JSON object"
     assert second.startswith("cannot use line 3: at: ")
-    assert as_json.json == {"stored": 1, "duplicate": 0, "rejected": {"unusable_line": 1}}
+    assert as_json.json == {
+        "stored": 1, "duplicate": 0, "rejected": {"unusable_line": 1}, "spooled": 0
+    }  # fmt: skip
 
 
 def test_of_very_many_bad_lines_only_some_are_told_one_by_one(tallymark: Tallymark) -> None:
@@ -229,6 +289,7 @@ def test_of_very_many_bad_lines_only_some_are_told_one_by_one(tallymark: Tallyma
     assert len(done.err.splitlines()) == emit.LINES_TOLD_MAX + 1
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_lines_that_do_not_get_through_are_1_with_what_is_known(tallymark: Tallymark) -> None:
     events = [{"type": "usage"}] * 3
     done = tallymark("emit", "-", "--timeout", "0.1", stdin=lines(*events))

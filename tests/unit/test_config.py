@@ -40,7 +40,10 @@ def test_defaults(tmp_path: Path, env: dict[str, str]) -> None:
     settings = load_settings({}, env, "linux")
     assert settings.state_dir == tmp_path / ".local/state/tallymark"
     assert settings.socket == settings.state_dir / "run/tallymark.sock"
-    assert settings == Settings(state_dir=settings.state_dir, socket=settings.socket)
+    assert settings.spool_dir == settings.state_dir / "spool"
+    assert settings == Settings(
+        state_dir=settings.state_dir, socket=settings.socket, spool_dir=settings.spool_dir
+    )
     assert (settings.log_level, settings.log_format, settings.strict) == ("info", "text", False)
     assert settings.segment_bytes_max == 64 * MIB
     assert settings.segment_chunk_bytes == 8 * MIB

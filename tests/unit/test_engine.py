@@ -399,6 +399,21 @@ def test_a_skip_that_is_known_or_early_is_treated_like_a_batch(bench: Bench) -> 
     assert len(bench.log.of_kind(Kind.SKIP)) == 1
 
 
+def test_a_skip_from_before_the_mark_moves_it_over_the_rest(bench: Bench) -> None:
+    alice = bench.join()
+    alice.publish(1, run_end(1))
+    alice.publish(2, run_end(2))
+    alice.skip(1, 4, events=7, reason="spool_damaged")
+    alice.publish(5, run_end(5))
+    bench.settle()
+
+    assert (alice.link.nacks, alice.link.acks[-1].through_seq) == ([], 5)
+    assert bench.books.server.ledger.losses == [
+        Loss(reason="spool_damaged", producer=ALICE, from_seq=3, through_seq=4, events=7)
+    ]
+    assert image(bench.books) == image(bench.replayed())
+
+
 def test_goodbye_retires_the_mark(bench: Bench) -> None:
     alice = bench.join()
     alice.publish(1, run_end(1))

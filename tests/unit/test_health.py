@@ -49,7 +49,7 @@ class Patient:
         self.journal = SimpleNamespace(durable_lsn=42, size_bytes=lambda: 123_456)
         self.recovery = RecoveryReport()
         self.vitals = Vitals(
-            Settings(state_dir=root, socket=root / "run" / "t.sock"),
+            Settings(state_dir=root, socket=root / "run" / "t.sock", spool_dir=root / "spool"),
             self.fs,
             bench.engine,
             bench.committer,

@@ -24,6 +24,7 @@ from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
 from tallymark.paths import socket_path, state_dir
 from tallymarkd._version import __version__
+from tallymarkd.adopting import Adopting
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
@@ -181,6 +182,8 @@ class _Daemon:
             self._loop.add_signal_handler(number, stop.set)
         log.info("tallymarkd %s ready: state in %s, listening on %s",
                  __version__, self._settings.state_dir, self._settings.socket)  # fmt: skip
+        self._adopting = Adopting(self._fs, self._settings.spool_dir, self._settings.socket)
+        self._adopting.start()
         log.info("to see what is recorded: %s", _next_command(self._settings))
         await stop.wait()
         return await self._drain()
@@ -278,6 +281,7 @@ class _Daemon:
         """Stop accepting, commit, acknowledge, save state; the clean-stop record always."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         log.info("stopping: committing what has arrived")
+        self._adopting.stop()
         self._server.stop_accepting()
         self._checkpointer.stop()
         seconds = max(0.1, deadline - time.monotonic())

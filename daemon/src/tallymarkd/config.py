@@ -34,7 +34,6 @@ OTHER_VARIABLES: Final = frozenset(
         "TALLYMARK_PARENT_RUN_ID",
         "TALLYMARK_PROJECT",
         "TALLYMARK_SESSION_ID",
-        "TALLYMARK_SPOOL_DIR",
     }
 )
 """Variables of the client library and of the tests, which a daemon may find around it."""
@@ -57,6 +56,9 @@ class Settings:
         metadata=_about("directory of journal, state files and lock; one daemon each")
     )
     socket: Path = field(metadata=_about("Unix socket to listen on"))
+    spool_dir: Path = field(
+        metadata=_about("directory where agents leave what they cannot deliver")
+    )
     log_level: str = field(
         default="info",
         metadata=_about("least that is logged", choices=("debug", "info", "warning", "error")),
@@ -169,6 +171,8 @@ def load_settings(
     if "socket" not in values:
         values["socket"] = paths.socket_path(values["state_dir"])
         origins["socket"] = f"in state_dir: {origins['state_dir']}"
+    if "spool_dir" not in values:
+        values["spool_dir"] = paths.spool_dir(None, env)
     _check_socket(values["socket"], origins)
     return Settings(**values, config=config, origins=MappingProxyType(origins))
 

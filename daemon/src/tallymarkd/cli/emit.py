@@ -18,6 +18,9 @@ from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.project import chosen_project, project_option
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
 
+EXIT_SPOOLED = 75
+"""That of sysexits.h for what is to be settled later."""
+
 LINES_TOLD_MAX = 10
 """Bad lines that are told one by one."""
 
@@ -51,7 +54,10 @@ def command(
         --input-tokens 1000 --output-tokens 200
     tallymark emit - < events.ndjson
 
-    Exit code 0 when everything is on disk, 1 when something is not.
+    With tallymarkd out of reach the events are spooled, and delivered when it runs.
+
+    Exit code 0 when the daemon has everything on disk, 75 when something is spooled, 1 when
+    something is not recorded.
     """
     name = chosen_project(place, project)
     given = {key: value for key, value in options.items() if value not in (None, ())}
@@ -79,17 +85,34 @@ def _emit_one(place: Place, recorder: Recorder, event: dict[str, Any]) -> int:
     outcome = recorder.outcome()
     if place.as_json:
         report = {"event_id": event["event_id"], "project": recorder.project}
-        print_json({**report, **outcome.as_dict()})
+        print_json({**report, **_as_dict(recorder, outcome)})
     elif not outcome.refused:
         known = f"known already: {event.get('dedupe_key')}"
-        click.echo(f"stored {event['event_id']}" if outcome.stored else known)
+        became = "stored" if outcome.stored else "spooled" if outcome.spooled else ""
+        click.echo(f"{became} {event['event_id']}" if became else known)
     if outcome.refused:
         raise NotRecorded(f"cannot record the event: tallymarkd rejected it: {_codes(outcome)}")
-    return 0
+    return _tell_spooled(recorder, outcome)
+
+
+def _as_dict(recorder: Recorder, outcome: Outcome) -> dict[str, Any]:
+    where = {"spool_dir": str(recorder.spool_dir)} if outcome.spooled else {}
+    return {**outcome.as_dict(), **where}
+
+
+def _tell_spooled(recorder: Recorder, outcome: Outcome) -> int:
+    """Say where it is, if anything is spooled; gives the exit code."""
+    if not outcome.spooled:
+        return 0
+    say(
+        f"spooled in {recorder.spool_dir}, to be delivered when tallymarkd runs, "
+        f"and not to be emitted again: {recorder.trouble()}"
+    )
+    return EXIT_SPOOLED
 
 
 def _not_recorded(recorder: Recorder, event: dict[str, Any], cause: str) -> str:
-    if not recorder.sent:
+    if not recorder.may_be_recorded:
         return f"cannot record the event: {cause}; nothing was recorded"
     again = "emitting it again is harmless"
     if not event.get("dedupe_key"):
@@ -123,7 +146,7 @@ def _emit_lines(place: Place, recorder: Recorder) -> int:
         cause = str(error)
     outcome = recorder.outcome()
     outcome.rejected += unusable
-    return _tell(place, outcome, read, cause)
+    return _tell(place, recorder, outcome, read, cause)
 
 
 def _lines() -> Iterator[tuple[int, bytes]]:
@@ -140,11 +163,13 @@ def _tell_line(number: int, error: ValueError, told: int) -> None:
         say("cannot use more lines, which are only counted from here on")
 
 
-def _tell(place: Place, outcome: Outcome, read: int, cause: str) -> int:
+def _tell(place: Place, recorder: Recorder, outcome: Outcome, read: int, cause: str) -> int:
     if place.as_json:
-        print_json(outcome.as_dict())
+        print_json(_as_dict(recorder, outcome))
     else:
         parts = [f"{count(outcome.stored)} stored", f"{count(outcome.duplicate)} known already"]
+        if outcome.spooled:
+            parts.append(f"{count(outcome.spooled)} spooled")
         if outcome.refused:
             parts.append(f"{count(outcome.refused)} rejected: {_codes(outcome)}")
         click.echo(", ".join(parts))
@@ -153,4 +178,5 @@ def _tell(place: Place, outcome: Outcome, read: int, cause: str) -> int:
             f"cannot record all events: {cause}; {count(read)} lines were read, and what is not "
             "among the above may or may not be recorded"
         )
-    return 1 if outcome.refused else 0
+    spooled = _tell_spooled(recorder, outcome)
+    return 1 if outcome.refused else spooled

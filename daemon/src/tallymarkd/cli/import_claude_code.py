@@ -102,7 +102,7 @@ def record(
     """Hand every event over, each project's from a producer of its own."""
     outcome = Outcome()
     for project, events in by_project(plan.events()):
-        with Recorder(place, project, timeout_seconds, source=SOURCE) as recorder:
+        with Recorder(place, project, timeout_seconds, source=SOURCE, spools=False) as recorder:
             try:
                 for event in events:
                     if isinstance(event, Usage):

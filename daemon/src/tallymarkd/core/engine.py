@@ -186,7 +186,11 @@ class Engine:
 
     def skip(self, producer: Producer, link: Link, message: Skip, size: int) -> None:
         """Move the mark over batches that can never come."""
-        if not self._expected(producer, link, message.from_seq, message.through_seq, size):
+        from_seq = message.from_seq
+        if from_seq <= producer.admitted_seq < message.through_seq:
+            # Of what a client cannot read any more, some may have arrived before.
+            from_seq = producer.admitted_seq + 1
+        if not self._expected(producer, link, from_seq, message.through_seq, size):
             return
         notice = SkipNotice(
             events=message.events,
@@ -200,7 +204,7 @@ class Engine:
             msgspec.json.encode(notice),
             producer=producer.key,
             seq=message.through_seq,
-            from_seq=message.from_seq,
+            from_seq=from_seq,
             context=_Context(producer, link, None, size),
         )
         self._submit(ticket, size)

@@ -1,0 +1,75 @@
+"""Spools that agents left behind: the daemon delivers them to itself, once a minute.
+
+Over its own socket, as any client would, so that there is one way for events to come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from tallymark.adoption import Adopted, Adopter
+from tallymark.fs import FileSystem
+from tallymarkd._version import __version__
+
+PAUSE_SECONDS = 60.0
+"""Between two looks at the spool directory."""
+
+log = logging.getLogger("tallymarkd")
+
+
+class Adopting:
+    """Looks at once and then every minute, on a thread of its own. Loop thread."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: Path,
+        socket: Path,
+        *,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        self._directory = directory
+        self._adopter = Adopter(fs, directory, [socket], client=f"tallymarkd/{__version__}")
+        self._pause_seconds = pause_seconds
+        self._stopped = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(
+            1, thread_name_prefix="tallymark-adopter"
+        )
+
+    def start(self) -> None:
+        """Begin a round, and go on. The daemon must be accepting connections."""
+        loop = asyncio.get_running_loop()
+        round_ = loop.run_in_executor(self._thread, self._adopter.run, self._is_stopped)
+        round_.add_done_callback(self._done)
+
+    def stop(self) -> None:
+        """Begin no other spool; the one under way is given up within a second."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _is_stopped(self) -> bool:
+        return self._stopped
+
+    def _done(self, round_: asyncio.Future[Adopted]) -> None:
+        if self._stopped:
+            return
+        try:
+            told(round_.result())
+        except OSError as error:
+            log.warning("cannot look for spools in %s: %s", self._directory, error)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._pause_seconds, self.start)
+
+
+def told(adopted: Adopted, say: Callable[..., None] = log.info) -> None:
+    """Say what came of a round, if anything did."""
+    if adopted.spools:
+        say("delivered %d spools that agents left behind: %d events",
+            adopted.spools, adopted.events)  # fmt: skip
