@@ -335,6 +335,54 @@ def test_the_record_follows_a_file_through_its_names() -> None:
     assert files[0] != files[1]
 
 
+def test_a_lock_on_what_must_be_there(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    path = tmp_path / "file"
+    with pytest.raises(FileNotFoundError):
+        fs.lock_existing(path)
+    assert not path.exists()
+    fs.close(fs.create(path))
+    held = fs.lock_existing(path)
+    with pytest.raises(BlockingIOError):
+        fs.lock_existing(path)
+    fs.close(held)
+    fs.close(fs.lock_existing(path))
+    path.with_name("link").symlink_to(path)
+    path.with_name("folder").mkdir()
+    for name in ("link", "folder"):
+        with pytest.raises(OSError, match="symbolic|directory|regular"):
+            fs.lock_existing(path.with_name(name))
+
+
+def test_another_users_file_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = OsFileSystem()
+    path = tmp_path / "file"
+    fs.close(fs.create(path))
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    with pytest.raises(PermissionError, match="another user"):
+        fs.lock_existing(path)
+
+
+def test_a_file_that_its_owner_removed_meanwhile_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before the owner removed it, locked after the owner let go."""
+    fs = OsFileSystem()
+    path = tmp_path / "file"
+    fs.close(fs.create(path))
+    flock = fcntl.flock
+
+    def removed_first(fd: int, how: int) -> None:
+        path.unlink()
+        path.touch()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with pytest.raises(FileNotFoundError):
+        fs.lock_existing(path)
+
+
 def survivors(fs: MemoryFs, path: Path) -> set[bytes]:
     found = set()
     for seed in range(300):

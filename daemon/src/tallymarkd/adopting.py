@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from tallymark.adoption import Adopted, Adopter
@@ -68,8 +67,8 @@ class Adopting:
         self._timer = loop.call_later(self._pause_seconds, self.start)
 
 
-def told(adopted: Adopted, say: Callable[..., None] = log.info) -> None:
+def told(adopted: Adopted) -> None:
     """Say what came of a round, if anything did."""
     if adopted.spools:
-        say("delivered %d spools that agents left behind: %d events",
-            adopted.spools, adopted.events)  # fmt: skip
+        noun = "spool that an agent" if adopted.spools == 1 else "spools that agents"
+        log.info("delivered %d %s left behind: %d events", adopted.spools, noun, adopted.events)

@@ -1,0 +1,70 @@
+"""The daemon looks for spools at once, again after a pause, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from tallymark.fs import OsFileSystem
+from tallymarkd.adopting import Adopting
+from tests.daemon_parts import until
+from tests.fake_daemon import FakeDaemon
+from tests.unit.test_adoption import leave
+
+
+def adopting(daemon: FakeDaemon, directory: Path, pause_seconds: float = 3600.0) -> Adopting:
+    return Adopting(OsFileSystem(), directory, daemon.path, pause_seconds=pause_seconds)
+
+
+async def until_gone(path: Path) -> None:
+    await until(lambda: not path.exists(), f"the end of {path}")
+
+
+def test_at_once_and_again_after_a_pause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tallymarkd")
+
+    async def work(daemon: FakeDaemon) -> None:
+        first = leave(daemon, "a")
+        found = adopting(daemon, first.path.parent, pause_seconds=0.001)
+        found.start()
+        await until_gone(first.path)
+        await until_gone(leave(daemon, "b").path)
+        found.stop()
+
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        asyncio.run(work(daemon))
+        assert len(daemon.events) == 6
+    assert "delivered 1 spool that an agent left behind: 3 events" in caplog.messages[0]
+
+
+def test_stopped_it_begins_nothing_more(tmp_path: Path) -> None:
+    async def work(daemon: FakeDaemon) -> None:
+        spool = leave(daemon, "a")
+        found = adopting(daemon, spool.path.parent)
+        found.start()
+        await until_gone(spool.path)
+        found.stop()
+        leave(daemon, "b")
+
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        asyncio.run(work(daemon))
+        assert [event["event_id"][0] for event in daemon.events] == ["a"] * 3
+
+
+def test_a_directory_that_cannot_be_read_is_told_and_no_reason_to_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+
+    async def work(daemon: FakeDaemon) -> None:
+        found = adopting(daemon, tmp_path / "file")
+        found.start()
+        await until(lambda: bool(caplog.messages), "a warning")
+        found.stop()
+
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        asyncio.run(work(daemon))
+    assert f"cannot look for spools in {tmp_path / 'file'}" in caplog.text
