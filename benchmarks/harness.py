@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tallymark.errors import DeliveryError
-from tallymark.paths import socket_path
+from tallymark.paths import SPOOL_DIR_VARIABLE, socket_path
 from tallymark.questions import ask_health
 
 READY_SECONDS_MAX = 20.0
@@ -22,12 +22,15 @@ class Daemon:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.socket = socket_path(state_dir)
+        # For the agents that are started from here: nothing is left in the user's own.
+        os.environ[SPOOL_DIR_VARIABLE] = str(state_dir.parent / "spool")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises ``RuntimeError`` when it does not."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        env = {k: v for k, v in os.environ.items() if not k.startswith("TALLYMARK_")}
+        ours = [k for k in os.environ if k.startswith("TALLYMARK_") and k != SPOOL_DIR_VARIABLE]
+        env = {k: v for k, v in os.environ.items() if k not in ours}
         with (self.state_dir.parent / f"{self.state_dir.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tallymarkd", "--state-dir", str(self.state_dir)],

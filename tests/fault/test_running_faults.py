@@ -49,9 +49,11 @@ class Rig:
     def record(self, count: int = 1) -> None:
         """Hand events to the client."""
         if self.client is None:
+            # Without a spool nothing but the daemon's disk can let a flush return.
             self.client = Client(
-                "p", socket=self.daemon.socket, batch_events_max=4, linger_seconds=0.0
-            )
+                "p", socket=self.daemon.socket, spool_dir="/dev/null/none", batch_events_max=4,
+                linger_seconds=0.0,
+            )  # fmt: skip
         for _ in range(count):
             run_id = f"run-{len(self.sent)}"
             self.client.emit(RunEnd(event_id=run_id, agent_name="coding", error_message=FILLER))

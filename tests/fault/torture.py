@@ -8,6 +8,7 @@ Some ordeals mount file systems: they need root.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -54,6 +55,8 @@ ORDEALS: Mapping[str, Ordeal] = {
 def endure(name: str, ordeal: Ordeal) -> Outcome:
     """One ordeal in a directory of its own; what it raises is a failure of it."""
     with tempfile.TemporaryDirectory(prefix="tallymark-torture-") as directory:
+        # Defaults lead there, too: an agent's spool among them.
+        os.environ["XDG_STATE_HOME"] = directory
         try:
             return ordeal(Path(directory))
         except Exception:  # noqa: BLE001 - told in its line; the others have their turn

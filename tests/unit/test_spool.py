@@ -196,6 +196,35 @@ def test_any_byte_that_changes_loses_one_batch_at_most_and_names_it() -> None:
         assert named == [1, 2, 3, 4] or at >= len(data) - len(data[RECORDS_OFFSET:]) // 4
 
 
+def test_after_an_orderly_end_the_last_batch_is_missed_as_well() -> None:
+    fs = MemoryFs()
+    sent = batches(4, size=10)
+    spool = create(fs)
+    spool.append(sent, WIDE)
+    length = len(fs.content(PATH))
+    spool.seal()
+    spool.close()
+    assert read(adopted(fs.after_kill())) == sent
+    data = fs.content(PATH)
+    for at in range(RECORDS_OFFSET, length):
+        disk = fs.after_kill()
+        disk.overwrite(PATH, flipped(data, at))
+        found = read(adopted(disk))
+        assert [batch.seq for batch in found] == [1, 2, 3, 4]
+        assert sum(batch in sent for batch in found) >= 3
+
+
+def test_a_seal_that_cannot_be_written_changes_nothing() -> None:
+    disk = MemoryFs()
+    fs = FaultyFs(disk)
+    sent = batches(2)
+    spool = create(fs)
+    spool.append(sent, WIDE)
+    fs.fail("write", errno.ENOSPC)
+    spool.seal()
+    assert read(adopted(disk.after_kill())) == sent
+
+
 def test_without_room_it_is_as_it_was() -> None:
     disk = MemoryFs()
     fs = FaultyFs(disk)

@@ -247,8 +247,14 @@ class Backlog:
                 spool.forget()
         self._spool = None
 
+    def leave_spool(self) -> None:
+        """At the end: whoever comes next delivers it."""
+        if self._spool is not None and not self._spool_failed:
+            self._spool.seal()
+        self.close_spool()
+
     def close_spool(self) -> None:
-        """Let go of the spool: whoever comes next delivers it."""
+        """Close what is the parent's, in a forked child; nothing is written."""
         for spool in (self._spool, *self._unremoved):
             if spool is not None:
                 spool.close()

@@ -178,7 +178,7 @@ class Sender:
             talk.transport.close()
         self._intake.over = True
         self._intake.quiet = False
-        self.backlog.close_spool()
+        self.backlog.leave_spool()
         self.backlog.dismiss()
         self._poller.close()
 

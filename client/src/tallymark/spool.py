@@ -6,12 +6,14 @@ whose lock is free has lost its owner and may be delivered by anybody of the sam
 user. It is a header of 4096 bytes (spool_header.py), then records (record.py).
 
 A record is a batch (its payload is the frame as it is sent), a skip (likewise), or
-a mark (its payload is the ``server_id`` to which the spool is bound from there on).
+a mark (its payload is the ``server_id`` to which the spool is bound from there on), or
+a stop, whose seq is that of the last batch: its owner ended in good order.
 ``lsn`` and ``seq`` of a batch are both its seq.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -76,7 +78,7 @@ class Spool:
         self._read_at = RECORDS_OFFSET
         self._next_seq = header.first_seq
         """The seq that the next record read must have."""
-        self._prev_crc = 0
+        self._last_seq = header.first_seq - 1
 
     @classmethod
     def create(
@@ -148,41 +150,39 @@ class Spool:
         must not be appended to any more.
         """
         data = bytearray()
-        crc = self._prev_crc
+        last = self._last_seq
         for batch in batches:
-            crc = append_record(
-                data,
-                salt=self.header.salt,
-                offset=self._end + len(data),
-                kind=Kind.SKIP if batch.lost else Kind.BATCH,
-                lsn=batch.seq,
-                count=max(1, batch.events or batch.lost),
-                durable_lsn=0,
-                prev_crc=crc,
-                payload=batch.frame,
-                seq=batch.seq,
-            )
+            kind = Kind.SKIP if batch.lost else Kind.BATCH
+            self._encode(data, kind, batch.frame, batch.seq, max(1, batch.events or batch.lost))
+            last = batch.seq
         self._write(data, bytes_max)
-        self._prev_crc = crc
+        self._last_seq = last
 
     def bind(self, server_id: str) -> None:
         """From now on it may be delivered to this daemon only. Raises ``OSError``."""
         if self.header.server_id == server_id:
             return
         data = bytearray()
-        self._prev_crc = append_record(
-            data,
-            salt=self.header.salt,
-            offset=self._end,
-            kind=Kind.MARK,
-            lsn=0,
-            count=1,
-            durable_lsn=0,
-            prev_crc=self._prev_crc,
-            payload=encode_text(server_id),
-        )
+        self._encode(data, Kind.MARK, encode_text(server_id))
         self._write(data, None)
         self.header = replace(self.header, server_id=server_id)
+
+    def _encode(
+        self, data: bytearray, kind: Kind, payload: bytes, seq: int = 0, count: int = 1
+    ) -> None:
+        """Add a record that will stand behind ``data`` at the end of the file."""
+        append_record(
+            data,
+            salt=self.header.salt,
+            offset=self._end + len(data),
+            kind=kind,
+            lsn=seq,
+            count=count,
+            durable_lsn=0,
+            prev_crc=0,
+            payload=payload,
+            seq=seq,
+        )
 
     def _write(self, data: bytearray, bytes_max: int | None) -> None:
         if bytes_max is not None and self._end + len(data) > bytes_max:
@@ -217,8 +217,9 @@ class Spool:
                 if lost is not None:
                     return lost
                 continue
-            if record.kind in (Kind.BATCH, Kind.SKIP) and self._next_seq < record.seq:
-                return self._missing(self._next_seq, record.seq - 1, 0)
+            before = _seq_before(record)
+            if self._next_seq <= before:
+                return self._missing(self._next_seq, before, 0)
             self._read_at = record.end
             batch = self._batch_of(record)
             if batch is not None:
@@ -302,6 +303,14 @@ class Spool:
 
     # The end.
 
+    def seal(self) -> None:
+        """Its owner ends in good order: note which batch is the last, so that it is missed
+        should it go bad. Nothing depends on this being durable."""
+        data = bytearray()
+        self._encode(data, Kind.STOP, b"", self._last_seq)
+        with contextlib.suppress(OSError):  # as said: it only adds
+            self._fs.write(self._fd, data, self._end)
+
     def remove(self) -> None:
         """Everything in it is delivered: unlink it, and sync the directory. Raises ``OSError``."""
         self._fs.unlink(self.path)
@@ -317,6 +326,13 @@ class Spool:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._fs.close(fd)
+
+
+def _seq_before(record: Record) -> int:
+    """The seq through which batches stand before this record; 0 where it does not tell."""
+    if record.kind in (Kind.BATCH, Kind.SKIP):
+        return record.seq - 1
+    return record.seq if record.kind == Kind.STOP else 0
 
 
 def spool_paths(fs: FileSystem, directory: Path) -> list[Path]:
