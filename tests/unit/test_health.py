@@ -192,6 +192,13 @@ def state_file_changed(patient: Patient) -> None:
     patient.checkpointer.foreign = Foreign(Path("/s/server.json"), Path("/s/q/server.json.1"))
 
 
+def spool_damaged(patient: Patient) -> None:
+    directory = patient.vitals.settings.spool_dir
+    directory.mkdir()
+    for name in ("0194.damaged", "0195.spool"):
+        (directory / name).touch()
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -205,6 +212,8 @@ def state_file_changed(patient: Patient) -> None:
         (journal_damaged, "2 corrupt places"),
         (state_file_changed, "/s/server.json; the daemon has saved its own state again, and "),
         (state_file_changed, "/s/q/server.json.1"),
+        (spool_damaged, "1 spools in"),
+        (spool_damaged, "0194.damaged"),
     ],
 )
 def test_every_trouble_is_named_with_what_to_do(

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from tallymark.adoption import DAMAGED_SUFFIX
 from tallymark.fs import FileSystem
 from tallymark.protocol.messages import HealthStatus, Reason
 from tallymarkd._version import __version__
@@ -38,6 +39,8 @@ DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 """Less free space than this is worth telling."""
 
 DAMAGE_SHOWN_MAX = 20
+
+SPOOLS_SHOWN_MAX = 5
 
 PRODUCERS_SHOWN_MAX = 20
 """Producers whose own ledger the report has, of up to ``producers_max``."""
@@ -70,6 +73,7 @@ class Vitals:
             *self._journal_reasons(probe_failed),
             *self._state_reasons(),
             *self._disk_reasons(free),
+            *self._spool_reasons(),
         ]
         status: HealthStatus = "ok"
         if reasons:
@@ -255,6 +259,24 @@ class Vitals:
                 )
             ]
         return []
+
+    def _spool_reasons(self) -> list[Reason]:
+        directory = self.settings.spool_dir
+        try:
+            names = [name for name in self.fs.names(directory) if name.endswith(DAMAGED_SUFFIX)]
+        except OSError:
+            return []  # nobody's spools can be seen; whoever looks for them says so
+        if not names:
+            return []
+        return [
+            Reason(
+                code="spool_damaged",
+                message=f"{len(names)} spools in {directory} cannot be read, and what they held "
+                f"is lost: {', '.join(names[:SPOOLS_SHOWN_MAX])}",
+                remedy="each is named for the producer whose events it held; move it away when "
+                "that is known",
+            )
+        ]
 
 
 def _text(seconds: float) -> str:
