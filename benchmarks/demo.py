@@ -36,7 +36,8 @@ def work(agent: str, socket: Path, runs: int) -> None:
     """One agent process: many short runs, each with its tokens."""
     dice = random.Random(agent)
     tokens = 0
-    with Client("demo", socket=socket) as client:
+    # It stays until what it had to spool has been delivered as well.
+    with Client("demo", socket=socket, exit_timeout_seconds=FLUSH_SECONDS_MAX) as client:
         for _ in range(runs):
             with client.track_agent(agent, model="claude-sonnet-4-5") as run:
                 spent = dice.randint(100, 5000), dice.randint(10, 2000)

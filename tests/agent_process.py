@@ -28,7 +28,10 @@ def main() -> None:
     name, socket, runs, ahead = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     fresh: list[str] = []
     tokens = 0
-    with Client("p", socket=socket, batch_events_max=8, ack_timeout_seconds=5.0) as client:
+    # Without a spool, so that a flush that returned means the daemon's disk.
+    with Client(
+        "p", socket=socket, spool_dir="/dev/null/none", batch_events_max=8, ack_timeout_seconds=5.0
+    ) as client:
         for number in range(runs):
             with client.track_agent(name, announce=False) as run:
                 run.add_tokens(input_tokens=number, output_tokens=1)

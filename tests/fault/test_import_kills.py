@@ -102,7 +102,7 @@ def deliver(client: Client, daemon: Daemon, tries: Tries | None) -> None:
             daemon.command = ("-m", "tallymarkd")
             daemon.start()
         stats = client.stats()
-        return not stats.queued and not stats.unacknowledged
+        return not (stats.queued or stats.unacknowledged or stats.spooled)
 
     wait_for("every event to be durable", done)
 
