@@ -301,6 +301,8 @@ def test_what_a_child_process_needs(make: Make, tmp_path: Path) -> None:
     }
     # A socket that was found is found by the child as well.
     assert "TALLYMARK_SOCKET" not in make(socket=None).environment_for("s", "r")
+    found = make(spool_dir=tmp_path / "kept").environment_for("s", "r")
+    assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "kept")
 
 
 def test_disabled_it_does_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:

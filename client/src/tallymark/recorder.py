@@ -63,6 +63,8 @@ class Recorder:
         self.paths = socket_candidates(socket, env)
         self.source = check_name("source", source) if source else ""
         self._explicit_socket = socket is not None
+        self._spool_dir = paths.spool_dir(spool_dir, env)
+        self._explicit_spool_dir = spool_dir is not None
         self._cwd = clean(cwd if cwd is not None else "")
         self._host = clean(os.uname().nodename)
         self._env_session = clean(env.get("TALLYMARK_SESSION_ID"), ID_CHARS_MAX)
@@ -77,7 +79,7 @@ class Recorder:
             project=self.project,
             client=CLIENT_NAME,
             settings=settings,
-            spool_dir=paths.spool_dir(spool_dir, env),
+            spool_dir=self._spool_dir,
             last_words=self._end_own_session,
         )
 
@@ -266,6 +268,8 @@ class Recorder:
         }
         if self._explicit_socket:
             found["TALLYMARK_SOCKET"] = str(self.paths[0])
+        if self._explicit_spool_dir:
+            found["TALLYMARK_SPOOL_DIR"] = str(self._spool_dir)
         return found
 
     # Counting.
