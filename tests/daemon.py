@@ -95,9 +95,9 @@ class Daemon:
 
     @property
     def ledger(self) -> dict[str, Any]:
-        """Its ledger, as health tells it."""
+        """Its ledger in all, as health tells it; producers come and go with their Goodbye."""
         found: dict[str, Any] = self.health().report["ledger"]
-        return found
+        return {name: value for name, value in found.items() if name != "producers"}
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
