@@ -44,9 +44,12 @@ class MemoryFs:
         other = MemoryFs()
         rest = iter(throw)
         names = {path: dict(each.durable) for path, each in self.directories.items()}
+        left_out: set[tuple[Path, str]] = set()
         for change in self.name_changes:
-            if next(rest):
+            if next(rest) and not change.keys() & left_out:
                 _rename(names, change)
+            else:
+                left_out |= change.keys()
         files: dict[int, File] = {}
         for file, versions in self._doubtful():
             answers = [next(rest) for _ in versions.dice()]

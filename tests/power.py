@@ -7,7 +7,8 @@ The rules, which are as hard as a file system may be:
   after any later write to it, each sector by itself;
 - the length is that of the last sync, or any that came after;
 - of the changes of names in a directory that was not synced, any are there and
-  any are not. One call changes its names together, over two directories too.
+  any are not. One call changes its names together, over two directories too; and
+  a name has no change without those that it had before.
 
 A ``Die`` is one such question with the number of its answers; a *throw* answers
 all of them. The answer 0 is always what was synced, the last one what programs see.

@@ -428,6 +428,24 @@ def test_a_kill_takes_nothing_that_was_written() -> None:
     assert survivors(left, Path("/a")) == {b"no name", b"", bytes(2), b"11"}
 
 
+def test_a_name_has_no_change_without_those_before() -> None:
+    fs = MemoryFs()
+    for name in "ab":
+        write_file(fs, Path("/") / name, name.encode())
+    fs.sync_dir(Path("/"))
+    fs.replace(Path("/a"), Path("/old"))
+    fs.link(Path("/b"), Path("/a"))
+    found = set()
+    for seed in range(100):
+        left = fs.after_power_cut(random.Random(seed))
+        found.add(tuple(sorted((path.name, body) for path, body in left.contents().items())))
+    assert found == {
+        (("a", b"a"), ("b", b"b")),
+        (("b", b"b"), ("old", b"a")),
+        (("a", b"b"), ("b", b"b"), ("old", b"a")),
+    }
+
+
 def test_the_names_of_one_call_change_together() -> None:
     fs = MemoryFs()
     old, new = Path("/a/x"), Path("/b/x")
