@@ -207,13 +207,23 @@ class Place:
         for directory in sorted(disk.directories):
             if directory == self._origin or self._origin in directory.parents:
                 self.here(directory).mkdir(mode=0o700)
-        for path, data in disk.contents().items():
-            if self._origin in path.parents:
-                self.here(path).write_bytes(data)
+        self._write_files(disk)
         self.root.mkdir(exist_ok=True)
         if index is not None:
             (self.root / "index.sqlite").write_bytes(self._index_bytes(index))
         return self.root
+
+    def _write_files(self, disk: MemoryFs) -> None:
+        """Every file under each of its names."""
+        first: dict[File, Path] = {}
+        for path in disk.contents():
+            if self._origin in path.parents:
+                file = disk.file_at(path)
+                if file in first:
+                    self.here(path).hardlink_to(first[file])
+                else:
+                    first[file] = self.here(path)
+                    first[file].write_bytes(file.live)
 
     def here(self, path: Path) -> Path:
         """Where a path of the tape stands here."""

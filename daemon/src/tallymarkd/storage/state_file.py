@@ -145,18 +145,12 @@ class StateFile:
         self._fs.sync_dir(path.parent)
 
     def _rotation_due(self) -> bool:
-        """Whether there is a main file whose content no backup holds yet."""
+        """Whether there is a main file that is not the newest backup already."""
         if not self._fs.exists(self.path):
             return False
         if self._rotation_whole:
             return True
-        newest_backup = self.backup_paths[0]
-        if not self._fs.exists(newest_backup):
-            return True
-        try:
-            return read_file(self._fs, self.path) != read_file(self._fs, newest_backup)
-        except OSError:
-            return True
+        return self._fs.stamp(self.path) != self._fs.stamp(self.backup_paths[0])
 
     def _rotate(self) -> None:
         """Free the newest backup's name, moving only what stands before the first gap."""
