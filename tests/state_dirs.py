@@ -215,8 +215,8 @@ class Core:
         """Retire what no generation needs; gives how many segments went."""
         gone = 0
         while (sealed := self.journal.sealed()) and self._past(sealed[0].last_lsn):
-            self.keys.forget_before(sealed[0].last_lsn + 1)
             self.journal.retire(sealed[0].number)
+            self.keys.forget_before(sealed[0].last_lsn + 1)
             gone += 1
         return gone
 

@@ -342,8 +342,9 @@ class Checkpointer:
         return found
 
     def _retire_job(self, segment: SealedSegment) -> int:
-        self._keys.forget_before(segment.last_lsn + 1)
+        """The keys go last: they are remembered for at least as long as their events are."""
         self._journal.retire(segment.number)
+        self._keys.forget_before(segment.last_lsn + 1)
         return segment.number
 
     def _retired(self, number: Any, error: BaseException | None) -> None:

@@ -281,7 +281,6 @@ class _KeyCheck:
         self._matched = 0
         self._missing: list[int] = []
         self._begins_after = found.begins_after_lsn
-        self._oldest_ends = found.segments[0].last_lsn if len(found.segments) > 1 else 0
 
     def take(self, record: Record, entry: Entry) -> None:
         """The keys that a batch has brought."""
@@ -313,8 +312,7 @@ class _KeyCheck:
             report.index.state = "damaged"
             report.find("damaged", f"{path}: {error}; the next start makes it again")
             return
-        # The keys of a segment go before it does.
-        missing = [lsn for lsn in self._missing if lsn > self._oldest_ends]
+        missing = self._missing
         more = self._index.keys - self._matched
         report.index.agrees = not missing and more <= lost
         if missing:
