@@ -698,6 +698,23 @@ def test_a_segment_that_cannot_be_removed_is_tried_again(
     assert rig.journal.segments == []
 
 
+def test_keys_are_known_for_as_long_as_their_segment_is_there(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, bytes_max=0)
+    rig.touch("spotter")
+    rig.keys.settle([7], 1)
+    rig.journal.seal(1, 1)
+    rig.journal.retire_error = OSError(5, "Input/output error")
+
+    rig.settle("spotter")
+    assert len(rig.journal.segments) == 1
+    assert rig.keys.known([7]) == {7}
+
+    rig.journal.retire_error = None
+    rig.settle("spotter")
+    assert rig.journal.segments == []
+    assert rig.keys.known([7]) == set()
+
+
 def test_a_project_whose_directory_and_records_are_gone_pins_nothing(tmp_path: Path) -> None:
     """Somebody removed it by hand; only the server file still names it."""
     rig = Rig(tmp_path, bytes_max=0)
