@@ -26,6 +26,8 @@ from tests.faulty_fs import FaultyFs, Operation
 PROJECTS = ("alpha", "beta", "gamma")
 HISTORY_BYTES_MAX = 24 * 1024
 TOKENS_MAX = 2**39
+RECENT_KEYS = 8
+"""How far back a repeated key goes: much less than the history that is kept."""
 
 IndexState = tuple[int, tuple[tuple[int, int], ...]]
 """What ``index.sqlite`` holds: through which number, and (key, number) pairs."""
@@ -278,10 +280,13 @@ class Workload:
         return run_end(number, agent_name=agent, input_tokens=tokens, event_id=f"run-{number}")
 
     def _key(self, project: str, number: int) -> str:
-        """A new key, or one that was used before."""
+        """A new key, or one that was used a while before.
+
+        Not long before: keys are remembered for as long as the history is.
+        """
         known = self._keys[project]
         if known and self._choice.random() < 0.3:
-            return self._choice.choice(known)
+            return self._choice.choice(known[-RECENT_KEYS:])
         known.append(f"key-{number}")
         return known[-1]
 
