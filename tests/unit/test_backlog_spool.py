@@ -175,7 +175,7 @@ def test_those_who_wait_in_vain_are_let_go_at_the_end() -> None:
     waiter = bench.wait_for_all("durable", durable=True)
     bench.backlog.spill()
     bench.intake.over = True
-    bench.backlog.close_spool()
+    bench.backlog.leave_spool()
     bench.backlog.dismiss()
     assert bench.told == ["durable"]
     assert waiter.error is not None

@@ -161,3 +161,15 @@ def test_after_going_back_only_what_is_sent_again_can_be_acknowledged() -> None:
     assert not outbox.in_flight
     with pytest.raises(ProtocolError, match="never sent"):
         outbox.acknowledge(Ack(through_seq=1))
+
+
+def test_the_newest_that_is_here() -> None:
+    outbox = Outbox()
+    assert outbox.newest_seq == 0
+    for _ in range(3):
+        outbox.freeze(ARRAY, 1)
+    assert outbox.newest_seq == 3
+    outbox.put_elsewhere(1, 3)
+    assert outbox.newest_seq == 1
+    outbox.freeze(ARRAY, 1)
+    assert outbox.newest_seq == 4

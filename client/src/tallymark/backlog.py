@@ -134,7 +134,7 @@ class Backlog:
         """Whether something is in memory alone that could be spooled."""
         if self._spool_failed or self._make_spool is None:
             return False
-        return bool(self._intake.queue or self._outbox.newer(self._spooled_seq))
+        return bool(self._intake.queue) or self._outbox.newest_seq > self._spooled_seq
 
     @property
     def somebody_waits(self) -> bool:
@@ -251,10 +251,6 @@ class Backlog:
         """At the end: whoever comes next delivers it."""
         if self._spool is not None and not self._spool_failed:
             self._spool.seal()
-        self.close_spool()
-
-    def close_spool(self) -> None:
-        """Close what is the parent's, in a forked child; nothing is written."""
         for spool in (self._spool, *self._unremoved):
             if spool is not None:
                 spool.close()

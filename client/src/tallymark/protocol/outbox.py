@@ -61,6 +61,12 @@ class Outbox:
         return self.next_seq - 1
 
     @property
+    def newest_seq(self) -> int:
+        """The newest seq of the batches that are here; 0 when there is none."""
+        newest = self._behind or self._batches
+        return newest[-1].seq if newest else 0
+
+    @property
     def pending_events(self) -> int:
         """Events of all the batches that are here."""
         return sum(batch.events for batch in (*self._batches, *self._behind))
