@@ -499,6 +499,9 @@ def test_the_ledger_is_kept_for_each_producer_and_each_reason() -> None:
     assert ledger.adds_up
     ledger.stored += 1
     assert not ledger.adds_up
+    ledger.stored -= 1
+    ledger.skipped += 1
+    assert not ledger.adds_up
 
 
 def test_reasons_without_end_are_counted_together() -> None:

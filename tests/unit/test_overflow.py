@@ -12,7 +12,7 @@ from tallymark.backlog import Backlog
 from tallymark.conversation import Conversation
 from tallymark.events import Usage
 from tallymark.intake import Intake
-from tallymark.overflow import LOOK_SECONDS, SPILL_SECONDS, Overflow
+from tallymark.overflow import AWAKE_SECONDS, LOOK_SECONDS, SPILL_SECONDS, Overflow
 from tallymark.settings import Settings
 from tallymark.trouble import Trouble
 
@@ -115,3 +115,17 @@ def test_nothing_new_is_no_cause(rig: Rig) -> None:
     rig.now += 100
     assert rig.look() == 0
     assert rig.due() == math.inf
+
+
+def test_after_an_event_it_stays_awake_for_a_while(rig: Rig) -> None:
+    rig.trouble.lost("away")
+    rig.due()
+    assert not rig.overflow.keeps_awake
+    rig.intake.put(Usage())
+    rig.due()
+    rig.intake.queue.clear()
+    rig.now += AWAKE_SECONDS - 0.01
+    rig.due()
+    assert rig.overflow.keeps_awake
+    rig.now += 0.01
+    assert not rig.overflow.keeps_awake

@@ -237,6 +237,14 @@ def disagreeing_mark(server: ServerState) -> None:
     server.marks[PRODUCERS[0]].seq -= 1
 
 
+def disagreeing_producer(server: ServerState) -> None:
+    server.marks[PRODUCERS[1]].duplicate += 1
+
+
+def disagreeing_skips(server: ServerState) -> None:
+    server.marks[PRODUCERS[1]].skipped += 1
+
+
 def stray_mark(server: ServerState) -> None:
     server.marks[PRODUCERS[2]] = Mark(4, "spotter", 1000)
 
@@ -259,6 +267,8 @@ def forgotten_ledger(server: ServerState) -> None:
         (disagreeing_ledger, " stored, the journal has "),
         (disagreeing_rejections, "too_large"),
         (disagreeing_mark, f"the mark of producer {PRODUCERS[0]} is 29, in the journal it is 30"),
+        (disagreeing_producer, f"of producer {PRODUCERS[1]} it has counted other events"),
+        (disagreeing_skips, f"of producer {PRODUCERS[1]} it has counted other events"),
         (stray_mark, "in the journal it is None"),
         (disagreeing_last, "the last number of spotter"),
         (forgotten_project, "the last number of other is 0"),
