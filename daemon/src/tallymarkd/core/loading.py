@@ -7,7 +7,7 @@ Reads only. The daemon's start (restore.py) and readers without a daemon
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,21 +121,34 @@ def _load(
     fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any], tell: Tell
 ) -> Generations:
     found = Generations(StateFile(fs, directory, name))
-    for path, body in found.file.generations():
-        try:
-            if body is None:
-                raise DamagedError("it cannot be read")
-            state = decode(body)
-        except NewerFormatError as error:
-            raise NewerFormatError(f"cannot open {path}: {error}") from None
-        except DamagedError as error:
-            tell(f"cannot use {path}: {error}")
+    for path, state, reason in read_generations(found.file, decode, "open"):
+        if reason:
+            tell(f"cannot use {path}: {reason}")
             found.damaged.append(path)
             continue
         found.reaches.append(state.applied_lsn)
         if found.newest is None:
             found.newest = state
     return found
+
+
+def read_generations(
+    file: StateFile, decode: Callable[[bytes], Any], verb: str
+) -> Iterator[tuple[Path, Any, str]]:
+    """Each generation, newest first: its path, what it decodes to, and why it does not.
+
+    Raises ``NewerFormatError``, which says what cannot be done by ``verb``.
+    """
+    for path, body in file.generations():
+        try:
+            if body is None:
+                raise DamagedError("it cannot be read")
+            state, reason = decode(body), ""
+        except NewerFormatError as error:
+            raise NewerFormatError(f"cannot {verb} {path}: {error}") from None
+        except DamagedError as error:
+            state, reason = None, str(error)
+        yield path, state, reason
 
 
 def read_only(fs: FileSystem, root: Path, tell: Tell = log.warning) -> Books:

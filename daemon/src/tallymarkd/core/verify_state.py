@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tallymark.errors import DamagedError, NewerFormatError
 from tallymark.fs import FileSystem, read_file
 from tallymark.record import Kind, Record
 from tallymarkd.core import project_file
@@ -21,7 +20,7 @@ from tallymarkd.core.apply import ProjectState, apply, empty
 from tallymarkd.core.entry import Batch, Entry, open_entry
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.ledger import ServerState, decode_server
-from tallymarkd.core.loading import Generations, StateFiles
+from tallymarkd.core.loading import Generations, StateFiles, read_generations
 from tallymarkd.core.project_state import freeze
 from tallymarkd.core.verify_report import GenerationPart, StateFilePart, VerifyReport
 from tallymarkd.storage.state_file import StateFile
@@ -93,22 +92,15 @@ def _read(
 ) -> tuple[Generations, StateFilePart]:
     found = Generations(StateFile(fs, directory, name))
     part = StateFilePart(name=name if name == SERVER_FILE else directory.name)
-    for path, body in found.file.generations():
-        generation = GenerationPart(path=str(path), whole=False)
+    for path, decoded, reason in read_generations(found.file, decode, "verify"):
+        generation = GenerationPart(path=str(path), whole=not reason, reason=reason)
         part.generations.append(generation)
-        try:
-            if body is None:
-                raise DamagedError("it cannot be read")
-            decoded = decode(body)
-        except NewerFormatError as error:
-            raise NewerFormatError(f"cannot verify {path}: {error}") from None
-        except DamagedError as error:
-            generation.reason = str(error)
+        if reason:
             found.damaged.append(path)
-            report.find("damaged", f"{path}: {error}")
+            report.find("damaged", f"{path}: {reason}")
             continue
         state = decoded[0] if isinstance(decoded, tuple) else decoded
-        generation.whole, generation.applied_lsn = True, state.applied_lsn
+        generation.applied_lsn = state.applied_lsn
         found.reaches.append(state.applied_lsn)
         found.newest = found.newest or state
         keep(generation, decoded)
