@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tallymarkd.service import unit_files
 from tallymarkd.service.installation import Installation
 from tallymarkd.service.launchctl import Launchd
 from tallymarkd.service.machine import Machine, Ran, ServiceError
-from tallymarkd.service.manager import Condition, Manager, failed, perform
+from tallymarkd.service.managers import Condition, Manager, failed, perform
 from tallymarkd.service.places import Places, system_places, user_places
 from tallymarkd.service.systemd import SystemSystemd, UserSystemd
 
@@ -70,8 +72,8 @@ def install(
 ) -> None:
     """Install, or bring up to date. Raises ``ServiceError``, ``UsageError``, ``StorageError``.
 
-    1. The manager can be reached, and no other tallymarkd is in the way.
-    2. The state directory will do.
+    1. The manager can be reached.
+    2. The state directory will do, and no other tallymarkd runs on it.
     3. No file is in the way that is not ours.
     4. Files are written, those that differ.
     5. The manager takes them, and listens.
@@ -79,10 +81,10 @@ def install(
     """
     manager.check()
     before = manager.condition()
+    _prepare(fs, places, system=system)
     if not before.running:
         _refuse_others(machine, places, before)
     old = manager.state_dir()
-    _prepare(fs, places, system=system)
     files = manager.files()
     unit_files.refuse_foreign(fs, files)
     changed = set()
@@ -129,6 +131,8 @@ def _prepare(fs: FileSystem, places: Places, *, system: bool) -> None:
     for folder in (places.state_dir, places.spool_dir):
         try:
             fs.mkdir(folder)
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         except OSError as error:
             raise ServiceError(
                 f"cannot use {folder}: {error.strerror or error}; choose another state directory "
