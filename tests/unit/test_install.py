@@ -213,6 +213,47 @@ def test_a_state_directory_that_will_not_do(
     assert not scene.units.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("strikt = true", "cannot use setting strikt in"),
+        ("socket = '/else'", "cannot use socket = /else .*: the service listens on .*/s/run/"),
+    ],
+)
+def test_settings_with_which_it_would_not_start(fake: FakeManager, text: str, told: str) -> None:
+    scene = Scene(fake)
+    config = fake.home / ".config" / "tallymark" / "tallymarkd.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(text)
+    with pytest.raises(UsageError, match=told):
+        scene.install()
+    assert not scene.units.exists()
+    config.write_text("strict = true")
+    scene.install()
+
+
+def test_the_system_has_its_settings_in_etc(
+    fake: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tallymarkd.service.installation.check_for_system", lambda daemon: None)
+    machine = fake.machine(uid=0)
+    places = installing.places_for(machine, system=True, state_dir=None)
+    manager = installing.manager_for(machine, FS, OPT, places, system=True)
+    told = Told()
+    config = fake.root / "etc" / "tallymark" / "tallymarkd.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("strikt = true")
+    with pytest.raises(UsageError, match="cannot use setting strikt in"):
+        installing.install(machine, FS, manager, places, system=True, tell=told)
+    config.write_text("strict = true")
+    installing.install(machine, FS, manager, places, system=True, tell=told)
+    assert len(told.of("written")) == 3
+    assert fake.asked == [Path("/run/tallymark/tallymark.sock")]
+    assert installing.uninstall(machine, FS, manager, told)
+    assert told.of("kept") == ["/var/lib/tallymark: what was recorded"]
+    assert [path for path in manager.paths() if path.exists()] == []
+
+
 def test_a_command_that_fails_is_told(fake: FakeManager) -> None:
     fake.fails["systemctl --user enable"] = Ran(1, err="Access denied\n")
     with pytest.raises(ServiceError) as caught:
