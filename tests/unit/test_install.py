@@ -172,6 +172,16 @@ def test_a_daemon_on_the_state_directory_is_known_by_its_lock(
         FS.close(lock)
 
 
+def test_a_socket_that_the_manager_holds_is_nobody_elses(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    scene.places.socket.parent.mkdir(parents=True)
+    fake.state[SOCKET] = "active"
+    with FakeDaemon(scene.places.socket):
+        scene.install()
+    # Only at the end, when that is to start the daemon.
+    assert len(fake.asked) == 1
+
+
 def test_a_socket_where_nobody_is_does_not_matter(fake: FakeManager) -> None:
     scene = Scene(fake)
     scene.places.socket.parent.mkdir(parents=True)
