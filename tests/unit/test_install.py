@@ -264,6 +264,35 @@ def test_the_system_has_its_settings_in_etc(
     assert [path for path in manager.paths() if path.exists()] == []
 
 
+def test_on_a_mac(fake: FakeManager) -> None:
+    machine = fake.machine(platform="darwin", uid=501)
+    places = installing.places_for(machine, system=False, state_dir=fake.root / "s")
+    manager = installing.manager_for(machine, FS, OPT, places, system=False)
+
+    def install() -> Told:
+        told = Told()
+        installing.install(machine, FS, manager, places, system=False, tell=told)
+        return told
+
+    (path,) = manager.paths()
+    assert install().of("written") == [str(path)]
+    assert fake.loaded
+    assert install().of("unchanged") == [str(path)]
+    path.write_text(path.read_text().replace("Standard", "Background"))
+    # The old job takes a while to end.
+    fake.prints_left = 3
+    fake.commands.clear()
+    assert install().of("updated") == [str(path)]
+    first_out = next(at for at, line in enumerate(fake.commands) if "bootout" in line)
+    waiting = [line for line in fake.commands[first_out:] if line.startswith("launchctl print")]
+    assert len(waiting) > 1
+    assert fake.commands[-1].startswith("launchctl bootstrap gui/501 ")
+    told = Told()
+    assert installing.uninstall(machine, FS, manager, told)
+    assert not fake.loaded
+    assert not path.exists()
+
+
 def test_a_command_that_fails_is_told(fake: FakeManager) -> None:
     fake.fails["systemctl --user enable"] = Ran(1, err="Access denied\n")
     with pytest.raises(ServiceError) as caught:
