@@ -174,13 +174,15 @@ def test_who_waits_in_the_socket_is_answered_by_the_next_daemon(tmp_path: Path) 
                         found += protocol.receive(client.recv(65536))
                     assert isinstance(found[0], Welcome)
                     assert found[1] == Ack(through_seq=seq, stored=1)
+                    daemon.signal(signal.SIGHUP)
+                    wait_for("its account", lambda: "reloaded: " in daemon.log())
                     assert daemon.stop() == 0
                     rest = protocol.receive(client.recv(65536))
                     assert rest == [Goodbye(reason="the daemon is stopping")]
                 assert daemon.socket.is_socket()
         finally:
             daemon.kill()
-    assert "handed" not in daemon.log()
+    assert "restart" not in daemon.log()
 
 
 def test_the_library_goes_from_one_daemon_to_the_next(tmp_path: Path) -> None:

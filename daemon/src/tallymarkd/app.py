@@ -177,7 +177,7 @@ class _Daemon:
         manager: Manager,
         env: Mapping[str, str],
     ) -> None:
-        self._settings = self._started = settings
+        self._settings = settings
         self._fs = fs
         self._restored = restored
         self._listener = listener
@@ -301,7 +301,7 @@ class _Daemon:
 
     def _reload(self) -> None:
         """Take over what can change while we run (SIGHUP)."""
-        came = reload(self._settings, self._started)
+        came = reload(self._settings, self._manager.loaded)
         self._supervision.reload(lambda: self._apply(came.settings))
         tell(came)
 
@@ -364,7 +364,8 @@ def _next_command(settings: Settings) -> str:
     """What a person types next, in the directory where the daemon was started."""
     command = Path(sys.executable).with_name("tallymark")
     here = Path.cwd()
-    shown = command.relative_to(here) if command.is_relative_to(here) else command
+    near = here != here.parent and command.is_relative_to(here)
+    shown = command.relative_to(here) if near else command
     words = [str(shown) if command.exists() else "tallymark"]
     if settings.socket != socket_path(state_dir(os.environ)):
         words += ["--socket", str(settings.socket)]

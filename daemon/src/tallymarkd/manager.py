@@ -24,8 +24,12 @@ IMPLIED = ("default", "in state_dir")
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """The service manager, as far as there is one. ``settings`` has its socket's path."""
+    """The service manager, as far as there is one.
 
+    ``settings`` has its socket's path; ``loaded`` is what there was before.
+    """
+
+    loaded: Settings
     settings: Settings
     notifier: Notifier
     watchdog_seconds: float | None
@@ -41,9 +45,9 @@ class Manager:
         watchdog = watchdog_seconds(env, pid)
         sock = adopt(_from_launchd()) if settings.launchd else inherited_socket(env, pid)
         if sock is None:
-            return cls(settings, notifier, watchdog, None)
+            return cls(settings, settings, notifier, watchdog, None)
         listener = Listener(sock, path_of(sock), fs)
-        return cls(_listening_on(settings, listener), notifier, watchdog, listener)
+        return cls(settings, _listening_on(settings, listener), notifier, watchdog, listener)
 
 
 def _listening_on(settings: Settings, listener: Listener) -> Settings:
