@@ -30,6 +30,7 @@ from tallymarkd.core.admission import Admission
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
 from tallymarkd.core.committer import EXIT_IO_ERROR, Committer, Ticket
 from tallymarkd.core.engine import Engine, EngineSettings
+from tallymarkd.core.holds import Held
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.overview import overview
 from tallymarkd.core.pricing import Pricer
@@ -40,7 +41,7 @@ from tallymarkd.place import refuse_unsafe
 from tallymarkd.server.desk import Condition, Desk, FramePool, ServerSettings
 from tallymarkd.server.listener import Listener, listen
 from tallymarkd.server.server import Server, own_uid
-from tallymarkd.storage.journal import JournalSettings
+from tallymarkd.storage.journal import Journal, JournalSettings
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -126,6 +127,9 @@ class _Answers:
 
     vitals: Vitals
     engine: Engine
+    checkpointer: Checkpointer
+    journal: Journal
+    state_dir: Path
 
     def projects(self) -> bytes:
         books = self.engine.books
@@ -154,6 +158,24 @@ class _Answers:
             PROBE_SECONDS, answer, f"nothing was durable within {PROBE_SECONDS:g} s"
         )
         self.engine.probe(lambda error: answer("" if error is None else str(error)))
+
+    def hold(self, uid: int, done: Callable[[bytes, str], None]) -> Callable[[], None]:
+        if uid not in (0, own_uid()):
+            done(b"", "cannot hold history: only the daemon's own user and root may")
+            return lambda: None
+
+        def ready() -> None:
+            # What was acknowledged before the question is durable, and so at most this.
+            held = Held(
+                durable_lsn=self.journal.durable_lsn,
+                state_dir=str(self.state_dir),
+                server_id=self.engine.books.server.server_id,
+                version=__version__,
+            )
+            log.info("no history is retired while a backup is taken")
+            done(msgspec.json.encode(held), "")
+
+        return self.checkpointer.holds.take(ready)
 
 
 class _Daemon:
@@ -238,7 +260,7 @@ class _Daemon:
         )
         desk = Desk(
             self._engine,
-            _Answers(self._vitals, self._engine),
+            _Answers(self._vitals, self._engine, self._checkpointer, journal, settings.state_dir),
             ServerSettings(
                 settings.connections_max,
                 settings.connections_per_user_max,

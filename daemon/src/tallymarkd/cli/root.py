@@ -35,6 +35,8 @@ COMMANDS = {
     "import": "Record what other tools wrote down.",
     "verify": "What in a state directory is whole, torn, corrupt or lost.",
     "repair": "Settle a state directory as the daemon's start would.",
+    "backup": "Copy everything, also while tallymarkd runs.",
+    "restore": "Make a state directory out of a backup.",
     "completion": "Print a script that completes commands in a shell.",
 }
 """Subcommands, in the order of the help. ``x`` is ``command`` in ``cli/x.py``."""
