@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,10 +41,12 @@ def segments(state_dir: Path) -> list[int]:
 @contextmanager
 def under_load(tmp_path: Path, *options: str) -> Iterator[tuple[Daemon, Crowd]]:
     """A daemon and agents that send as fast as it acknowledges, some history behind them."""
-    with running(tmp_path / "state", *OPTIONS, *options) as daemon:
-        with crowd(tmp_path, daemon.socket, AGENTS, ahead=8, pace=0.0) as load:
-            wait_for("history", lambda: len(segments(daemon.state_dir)) > 4)
-            yield daemon, load
+    with (
+        running(tmp_path / "state", *OPTIONS, *options) as daemon,
+        crowd(tmp_path, daemon.socket, AGENTS, ahead=8, pace=0.0) as load,
+    ):
+        wait_for("history", lambda: len(segments(daemon.state_dir)) > 4)
+        yield daemon, load
 
 
 def take(daemon: Daemon, target: Path) -> dict[str, Any]:
@@ -70,16 +72,16 @@ def acknowledged(accounts: list[Account]) -> set[str]:
 @pytest.mark.timeout(240)
 def test_what_was_acknowledged_before_is_in_it_once(tmp_path: Path) -> None:
     with under_load(tmp_path) as (daemon, load):
-        for number in range(3):
-            known = acknowledged(load.accounts())
-            before = segments(daemon.state_dir)[-1]
-            found = take(daemon, tmp_path / f"backup-{number}")
-            assert segments(daemon.state_dir)[-1] > before, "no segment was rolled meanwhile"
-            assert found["durable_lsn"] <= found["end_lsn"]
-            bring_back(tmp_path / f"backup-{number}", tmp_path / f"restored-{number}")
-            ids = ids_in_journal(tmp_path / f"restored-{number}")
-            assert known and known <= set(ids)
-            assert len(ids) == len(set(ids))
+        known = acknowledged(load.accounts())
+        before = segments(daemon.state_dir)[-1]
+        found = take(daemon, tmp_path / "backup")
+        assert segments(daemon.state_dir)[-1] > before, "no segment was rolled meanwhile"
+        assert found["durable_lsn"] <= found["end_lsn"]
+    bring_back(tmp_path / "backup", tmp_path / "restored")
+    ids = ids_in_journal(tmp_path / "restored")
+    assert known
+    assert known <= set(ids)
+    assert len(ids) == len(set(ids))
 
 
 @pytest.mark.timeout(240)
@@ -99,11 +101,6 @@ def test_with_history_that_is_retired_the_sums_are_those_of_all_events(tmp_path:
         assert profile.total_invocations >= account.acked > 0
         sent = range(1, profile.total_invocations + 1)
         assert profile.total_tokens == sum(tokens_of(account.name, n) for n in sent)
-
-
-def copying(partial: Path, state_dir: Path) -> Callable[[], bool]:
-    """Whether a backup has begun to copy the journal."""
-    return lambda: any((partial / "state" / "journal").glob("*.seg"))
 
 
 @contextmanager
@@ -142,13 +139,11 @@ def test_history_is_held_as_long_as_the_backup_lives(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_daemon_that_stops_meanwhile_ends_the_backup_in_words(tmp_path: Path) -> None:
-    with running(tmp_path / "state", *OPTIONS) as daemon:
-        with crowd(tmp_path, daemon.socket, AGENTS, ahead=8, pace=0.0):
-            wait_for("history", lambda: len(segments(daemon.state_dir)) > 4)
-            with stopped_backup(daemon, tmp_path / "backup") as process:
-                daemon.kill()
-                process.send_signal(signal.SIGCONT)
-                _, told = process.communicate(timeout=DEADLINE_SECONDS)
+    target = tmp_path / "backup"
+    with under_load(tmp_path) as (daemon, _), stopped_backup(daemon, target) as process:
+        daemon.kill()
+        process.send_signal(signal.SIGCONT)
+        _, told = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 1
     assert b"cannot finish the backup: tallymarkd at " in told
     assert [path.name for path in tmp_path.glob("backup*")] == []
@@ -156,29 +151,30 @@ def test_a_daemon_that_stops_meanwhile_ends_the_backup_in_words(tmp_path: Path) 
 
 @pytest.mark.timeout(240)
 def test_kills_of_the_backup_leave_nothing_that_looks_whole(tmp_path: Path) -> None:
-    target = tmp_path / "backup"
+    target, partial = tmp_path / "backup", tmp_path / "backup.partial"
     command = [*BACKUP, "--state-dir", str(tmp_path / "state"), "backup", str(target)]
     with under_load(tmp_path, *SHORT_HISTORY) as (daemon, _):
         wait_for("a retirement", lambda: segments(daemon.state_dir)[0] > 1)
-        pause = threading.Event()
-        partial = target.with_name("backup.partial")
-        for number in range(8):
+        for files in (1, 3, 5, 7, 9):
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             try:
-                wait_for("a beginning", lambda: partial.exists() or target.exists())
-                pause.wait(number * 0.02)
+                wait_for("so many files", partial_has(partial, files))
             finally:
                 process.kill()
                 process.wait()
-            if target.exists():
-                break
-            done = tallymark("restore", str(partial), "--state-dir", str(tmp_path / "r"))
-            assert done.returncode == 2 and "it is no backup" in done.stderr
-        take_over = target if not target.exists() else tmp_path / "another"
-        take(daemon, take_over)
-        assert not take_over.with_name(take_over.name + ".partial").exists()
+            assert not target.exists(), "it was too fast to be killed"
+            done = tallymark("restore", str(partial), "--state-dir", str(tmp_path / "restored"))
+            assert done.returncode == 2
+            assert "it is no backup" in done.stderr
+        take(daemon, target)
+        assert not partial.exists()
         first = segments(daemon.state_dir)[0]
         wait_for("retirement going on", lambda: segments(daemon.state_dir)[0] > first)
-    bring_back(take_over, tmp_path / "restored")
+    bring_back(target, tmp_path / "restored")
+
+
+def partial_has(partial: Path, count: int) -> Callable[[], bool]:
+    """Whether so many files have been begun."""
+    return lambda: sum(len(files) for _, _, files in os.walk(partial)) >= count

@@ -136,15 +136,22 @@ def _begin(fs: FileSystem, partial: Path) -> int:
             f"cannot back up to {partial}: {error.strerror or error}; choose another directory"
         ) from error
     try:
+        _clear(fs, partial)
+    except BaseException:
+        fs.close(lock)
+        raise
+    return lock
+
+
+def _clear(fs: FileSystem, partial: Path) -> None:
+    try:
         for name in (MANIFEST_NAME, STATE_NAME):
             remove_tree(fs, partial / name)
     except OSError as error:
-        fs.close(lock)
         raise StorageError(
             f"cannot remove what an earlier backup left in {partial}: {error.strerror or error}; "
             "remove it, or choose another directory"
         ) from error
-    return lock
 
 
 def _finish(fs: FileSystem, partial: Path, target: Path) -> None:

@@ -93,12 +93,14 @@ def restore_backup(
     """
     manifest = read_manifest(fs, backup)
     layout = Layout(root)
-    fs.mkdir(root)
     try:
+        fs.mkdir(root)
         lock = fs.lock(layout.lock)
     except BlockingIOError:
         refuse_running(layout, "restore", lambda _: True)
         raise
+    except OSError as error:
+        raise _disk_failed(root, error) from error
     try:
         finish(fs, layout)
         old = state_in(fs, layout)
@@ -111,16 +113,20 @@ def restore_backup(
         return _Restoring(fs, backup, manifest, layout, settings, now()).run()
     except OSError as error:
         _undo(fs, layout)
-        where = f"{error.filename}: " if error.filename else ""
-        raise StorageError(
-            f"cannot restore {root}: {where}{error.strerror or error}; the state is what it was; "
-            "free space or look at both disks, and run it again"
-        ) from error
+        raise _disk_failed(root, error) from error
     except (TallymarkError, KeyboardInterrupt):
         _undo(fs, layout)
         raise
     finally:
         fs.close(lock)
+
+
+def _disk_failed(root: Path, error: OSError) -> StorageError:
+    where = f"{error.filename}: " if error.filename else ""
+    return StorageError(
+        f"cannot restore {root}: {where}{error.strerror or error}; the state is what it was: "
+        "free space or look at both disks, and run it again"
+    )
 
 
 def _undo(fs: FileSystem, layout: Layout) -> None:
@@ -160,7 +166,7 @@ class _Restoring:
         lost = restored.report.new_losses
         try:
             lacks = self._tell(restored, fresh, old)
-            settle(fs, fresh, restored)
+            self._settle(restored, fresh)
             next_lsn = restored.journal.next_lsn
         finally:
             restored.journal.close()
@@ -175,6 +181,18 @@ class _Restoring:
             lacks=lacks,
             aside=None if aside is None else str(aside),
             events_lost=lost,
+        )
+
+    def _settle(self, restored: Restored, fresh: Layout) -> None:
+        try:
+            settle(self._fs, fresh, restored)
+        except StorageError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: StorageError) -> StorageError:
+        return StorageError(
+            f"cannot restore {self._layout.root}: {error}; the state is what it was: free space "
+            "and run it again"
         )
 
     def _copy(self, fresh: Layout) -> None:
@@ -265,10 +283,7 @@ class _Restoring:
             )  # fmt: skip
             restored.journal.sync()
         except JournalFull as error:
-            raise StorageError(
-                f"cannot restore {self._layout.root}: {error}; free space and run it again; the "
-                "state is what it was"
-            ) from error
+            raise self._failed(error) from error
         restored.books.control(
             Record(
                 kind=Kind.LOSS, lsn=lsn, count=1, durable_lsn=lsn, producer=producer,
