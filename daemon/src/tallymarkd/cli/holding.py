@@ -48,11 +48,11 @@ def _answer(asking: Asking) -> Held:
     try:
         (reply,) = asking.run(CLIENT)
     except RefusedError as error:
-        if error.code != "protocol_error" or not asking.version:
+        if error.code != "protocol_error":
             raise
         raise StorageError(
-            f"cannot back up while tallymarkd at {asking.path} runs: its version, "
-            f"{asking.version}, is older than this command and does not know how to hold its "
+            f"cannot back up while tallymarkd at {asking.path} runs: its version "
+            f"{asking.version} is older than this command and does not know how to hold its "
             "history; restart it with this version, or stop it and back up again"
         ) from error
     if not isinstance(reply, Reply):
