@@ -9,14 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tallymark.errors import StorageError
 from tallymark.fs import OsFileSystem
-from tallymarkd.core.loading import read_only
+from tallymarkd.core.layout import Layout
+from tallymarkd.core.loading import load_state_files, read_only
 from tallymarkd.core.project_state import snapshot
+from tallymarkd.storage.segment_files import open_segment, segment_paths
 from tests.daemon import DEADLINE_SECONDS, Daemon, running, tallymark, wait_for
 from tests.fault.accounts import Account
 from tests.fault.agents import Crowd, crowd
@@ -111,8 +115,8 @@ def stopped_backup(daemon: Daemon, target: Path) -> Iterator[subprocess.Popen[by
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        partial = target.with_name(target.name + ".partial")
-        wait_for("a copy", lambda: any((partial / "state").rglob("*.json")))
+        copied = target.with_name(target.name + ".partial") / "state"
+        wait_for("a copy", lambda: any(copied.rglob("*.json")))
         process.send_signal(signal.SIGSTOP)
         assert process.poll() is None
         yield process
@@ -128,13 +132,40 @@ def test_history_is_held_as_long_as_the_backup_lives(tmp_path: Path) -> None:
     with under_load(tmp_path, *SHORT_HISTORY) as (daemon, _):
         wait_for("a retirement", lambda: segments(daemon.state_dir)[0] > 1)
         with stopped_backup(daemon, tmp_path / "backup") as process:
-            first, last = segments(daemon.state_dir)[0], segments(daemon.state_dir)[-1]
-            # As much again as all that may be kept: without the hold it would be gone.
-            wait_for("history", lambda: segments(daemon.state_dir)[-1] > last + 20)
+            first = segments(daemon.state_dir)[0]
+            # What is announced is retired after four saves of the server's file.
+            wait_for("generations that are past it", lambda: past_all(daemon.state_dir))
+            wait_for_saves(daemon.state_dir / "server.json", 10)
             assert segments(daemon.state_dir)[0] == first
             process.kill()
             wait_for("retirement going on", lambda: segments(daemon.state_dir)[0] > first)
     assert not (tmp_path / "backup").exists()
+
+
+def past_all(state_dir: Path) -> bool:
+    """Whether no generation of any file needs the oldest segment, and history is too long."""
+    try:
+        found = load_state_files(OsFileSystem(), Layout(state_dir), lambda _: None)
+        _, second, *_ = segment_paths(OsFileSystem(), state_dir / "journal")
+        header = open_segment(OsFileSystem(), *second).header
+        size = sum(path.stat().st_size for path in (state_dir / "journal").glob("*.seg"))
+    except (StorageError, OSError):
+        return False  # it was saved, or retired, in the midst of it
+    assert header is not None
+    reaches = [reach for each in found.all for reach in each.reaches]
+    return min(reaches) >= header.prev_last_lsn and size > 1024 * 1024
+
+
+def wait_for_saves(path: Path, count: int) -> None:
+    """Until it has been saved so often."""
+    for _ in range(count):
+        before = path.stat().st_mtime_ns
+        wait_for("a save", partial(changed, path, before))
+
+
+def changed(path: Path, before_ns: int) -> bool:
+    """Whether it was written since."""
+    return path.stat().st_mtime_ns != before_ns
 
 
 @pytest.mark.timeout(240)
@@ -151,7 +182,7 @@ def test_a_daemon_that_stops_meanwhile_ends_the_backup_in_words(tmp_path: Path) 
 
 @pytest.mark.timeout(240)
 def test_kills_of_the_backup_leave_nothing_that_looks_whole(tmp_path: Path) -> None:
-    target, partial = tmp_path / "backup", tmp_path / "backup.partial"
+    target, unfinished = tmp_path / "backup", tmp_path / "backup.partial"
     command = [*BACKUP, "--state-dir", str(tmp_path / "state"), "backup", str(target)]
     with under_load(tmp_path, *SHORT_HISTORY) as (daemon, _):
         wait_for("a retirement", lambda: segments(daemon.state_dir)[0] > 1)
@@ -160,21 +191,21 @@ def test_kills_of_the_backup_leave_nothing_that_looks_whole(tmp_path: Path) -> N
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             try:
-                wait_for("so many files", partial_has(partial, files))
+                wait_for("so many files", has_files(unfinished, files))
             finally:
                 process.kill()
                 process.wait()
             assert not target.exists(), "it was too fast to be killed"
-            done = tallymark("restore", str(partial), "--state-dir", str(tmp_path / "restored"))
+            done = tallymark("restore", str(unfinished), "--state-dir", str(tmp_path / "restored"))
             assert done.returncode == 2
             assert "it is no backup" in done.stderr
         take(daemon, target)
-        assert not partial.exists()
+        assert not unfinished.exists()
         first = segments(daemon.state_dir)[0]
         wait_for("retirement going on", lambda: segments(daemon.state_dir)[0] > first)
     bring_back(target, tmp_path / "restored")
 
 
-def partial_has(partial: Path, count: int) -> Callable[[], bool]:
-    """Whether so many files have been begun."""
-    return lambda: sum(len(files) for _, _, files in os.walk(partial)) >= count
+def has_files(directory: Path, count: int) -> Callable[[], bool]:
+    """Whether so many files have been begun in it."""
+    return lambda: sum(len(files) for _, _, files in os.walk(directory)) >= count

@@ -66,6 +66,19 @@ def test_the_new_state_is_in_its_place_and_the_old_one_aside(layout: Layout) -> 
     assert not layout.restore_ready.exists()
 
 
+def test_what_is_decided_is_durable_before_anything_is_moved(layout: Layout) -> None:
+    fs = FaultyFs()
+    replaced(fs, layout)
+
+    changes = [each for each in fs.operations if each.changes]
+    place = next(
+        n for n, each in enumerate(changes) if each.target == layout.restore_ready
+    )  # fmt: skip
+    before, after = changes[place - 1], changes[place + 1]
+    assert (before.kind, before.path) == ("sync_dir", layout.restore_partial)
+    assert (after.kind, after.path) == ("sync_dir", layout.root)
+
+
 def test_where_nothing_was_nothing_is_put_aside(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
 

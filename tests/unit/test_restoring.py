@@ -293,6 +293,7 @@ def test_a_disk_that_fails_leaves_the_old_state_or_the_new_one(
         except StorageError as error:
             told = str(error)
         assert told.startswith(f"cannot restore {root}: ") or not told
+        assert not (root / "restore.partial").exists()
         if fs.faults[0].times <= 0:
             new = settled(root, before)
             shutil.rmtree(root)

@@ -158,7 +158,12 @@ def _finish(fs: FileSystem, partial: Path, target: Path) -> None:
     fs.unlink(partial / LOCK_NAME)
     fs.sync_dir(partial)
     fs.replace(partial, target)
-    fs.sync_dir(target.parent)
+    try:
+        fs.sync_dir(target.parent)
+    except OSError:
+        # Nothing is called a backup of which it is not known whether it will be there.
+        fs.replace(target, partial)
+        raise
 
 
 def _remove(fs: FileSystem, partial: Path) -> None:
