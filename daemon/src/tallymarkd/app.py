@@ -97,8 +97,9 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
         lock = fs.lock(Layout(root).lock)
     except BlockingIOError:
         raise StorageError(
-            f"cannot use {root}: another tallymarkd runs on it; "
-            "stop that one, or choose another directory with --state-dir"
+            f"cannot use {root}: another tallymarkd runs on it, or a backup, restore or repair "
+            "is at work there; stop or await that one, or choose another directory with "
+            "--state-dir"
         ) from None
     except OSError as error:
         raise StorageError(
