@@ -55,14 +55,16 @@ def ask(
     when it refuses, ``ReplyTimeout`` when it answers the connection and not
     the question.
     """
-    conversation = _Conversation(paths, questions, timeout_seconds, clock)
+    conversation = Asking(paths, questions, timeout_seconds, clock)
     try:
         return conversation.run(client)
     finally:
         conversation.close()
 
 
-class _Conversation:
+class Asking:
+    """One such conversation; it stays open after its answers, until ``close``."""
+
     def __init__(
         self,
         paths: Sequence[Path],
@@ -97,10 +99,12 @@ class _Conversation:
                 self._poller.wait(CONNECT_RETRY_SECONDS)
 
     def close(self) -> None:
+        """Hang up."""
         self._transport.close()
         self._poller.close()
 
     def run(self, client: str) -> list[Answer]:
+        """The answers. Raises as ``ask`` does."""
         self._poller.watch(self._transport)
         try:
             # Another program may have hung up already; what it said is still to be read.
@@ -114,6 +118,28 @@ class _Conversation:
         except OSError as error:
             raise self._gone() from error
         return [self._answers[question.id] for question in self._questions]
+
+    @property
+    def path(self) -> Path:
+        """The socket's."""
+        return self._transport.path
+
+    @property
+    def version(self) -> str:
+        """The daemon's, as its Welcome told it; empty before."""
+        welcome = self._connection.welcome
+        return "" if welcome is None else welcome.version
+
+    def goes_on(self) -> bool:
+        """Whether the daemon has not hung up since its answers. Never waits."""
+        try:
+            data = self._transport.receive()
+            return data is None or (
+                bool(data)
+                and not any(isinstance(each, Goodbye) for each in self._connection.receive(data))
+            )
+        except (OSError, ProtocolError):
+            return False
 
     def _wait(self) -> None:
         left = self._deadline - self._clock()
