@@ -35,7 +35,7 @@ from tallymarkd.core.overview import overview
 from tallymarkd.core.pricing import Pricer
 from tallymarkd.core.project_state import snapshot
 from tallymarkd.core.restore import Restored, restore
-from tallymarkd.health import Vitals
+from tallymarkd.health import Vitals, condition
 from tallymarkd.place import refuse_unsafe
 from tallymarkd.server.desk import Condition, Desk, FramePool, ServerSettings
 from tallymarkd.server.listener import Listener, listen
@@ -139,7 +139,7 @@ class _Answers:
 
     def health(self, deep: bool, done: Callable[[Condition], None]) -> None:
         if not deep:
-            done(self.vitals.condition())
+            done(condition(self.vitals))
             return
         answered = False
 
@@ -148,7 +148,7 @@ class _Answers:
             if not answered:
                 answered = True
                 timer.cancel()
-                done(self.vitals.condition(probe_failed=problem))
+                done(condition(self.vitals, probe_failed=problem))
 
         timer = asyncio.get_running_loop().call_later(
             PROBE_SECONDS, answer, f"nothing was durable within {PROBE_SECONDS:g} s"
@@ -258,8 +258,9 @@ class _Daemon:
         self._loop.call_soon_threadsafe(self._committed, tickets, time.perf_counter())
 
     def _committed(self, tickets: list[Ticket], handed_over: float) -> None:
-        self._vitals.loop_lag_seconds = time.perf_counter() - handed_over
+        lag_seconds = time.perf_counter() - handed_over
         self._engine.committed(tickets)
+        self._vitals.after_commit(lag_seconds)
 
     def _note(self) -> None:
         server = self._engine.books.server
