@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tallymarkd.core.layout import PROJECT_FILE
 from tests.daemon import DEADLINE_SECONDS, Daemon, running, tallymark, wait_for
 from tests.fault.mounts import MIB, Filler, cannot_mount, tmpfs
 from tests.fault.strace import cannot_trace, stuck
+from tests.notify_socket import NotifySocket
 from tests.unix_http import UnixHTTP
 
 FIXED = ("status", "server_id", "pid", "state_dir", "socket", "version", "started_at")
@@ -131,23 +133,27 @@ def test_a_disk_that_is_low_and_one_that_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(cannot_trace()), reason=cannot_trace())
-def test_a_disk_that_does_not_answer(tmp_path: Path) -> None:
+def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that a watchdog is for: the process lives, answers, and commits nothing."""
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     limit = ("--unacknowledged-total-bytes-max", "2MiB")
     event = msgspec.msgpack.encode([RunEnd(agent_name="c", error_message="x" * 4000)] * 100)
-    with running(tmp_path / "state", *limit) as daemon, talking(daemon) as (sock, _):
+    with (
+        NotifySocket(tmp_path / "notify"),
+        running(tmp_path / "state", *limit) as daemon,
+        talking(daemon) as (sock, _),
+    ):
         assert daemon.process is not None
         outbox = Outbox()
         with stuck(daemon.process.pid, "fdatasync") as let_go:
             for _ in range(6):  # the last goes beyond the limit, another would not be read
                 sock.sendall(outbox.freeze(event, 100).frame)
 
-            report = wait_for(
-                "trouble", lambda: r if len((r := Report(daemon)).codes) > 1 else None
-            )
+            report = wait_for_codes(daemon, "commit_stuck", "watchdog_late", "overloaded")
 
             assert (report.status, report.code) == ("degraded", 503)
-            assert report.codes == ["commit_stuck", "overloaded"]
+            assert report.codes == ["commit_stuck", "watchdog_late", "overloaded"]
             assert "reading is paused" in report.reasons["overloaded"]
             assert health(daemon)[0] == 1
             code, said = health(daemon, "--deep")
@@ -269,3 +275,20 @@ def test_a_state_file_that_has_rotted(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     daemon.start()
     assert Report(daemon).codes == []
+
+
+def test_a_reload_that_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "tallymarkd.toml"
+    config.write_text("log_level = 'info'\n")
+    with running(tmp_path / "state", "--config", str(config)) as daemon:
+        config.write_text("log_level = 'loud'\n")
+        daemon.signal(signal.SIGHUP)
+
+        report = wait_for_codes(daemon, "reload_refused")
+
+        assert (report.status, report.codes, report.code) == ("degraded", ["reload_refused"], 200)
+        assert "log_level" in report.reasons["reload_refused"]
+        assert health(daemon)[0] == 1
+        config.write_text("log_level = 'debug'\n")
+        daemon.signal(signal.SIGHUP)
+        wait_for("a daemon that is well", lambda: not Report(daemon).codes)

@@ -7,7 +7,7 @@ import pytest
 
 from tallymark import transport
 from tallymark.protocol.messages import HealthReport, Reason
-from tallymarkd.app import PROBE_SECONDS
+from tallymarkd.answers import PROBE_SECONDS
 from tallymarkd.cli.asking import DEEP_TIMEOUT_SECONDS, HEALTH_TIMEOUT_SECONDS
 from tests.fake_daemon import DEADLINE_SECONDS, FakeDaemon
 from tests.speed import Times, quick

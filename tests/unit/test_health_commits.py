@@ -98,6 +98,7 @@ def test_just_before_the_limits_all_is_well(patient: Patient) -> None:
     patient.commit()
     patient.pass_time(4.9)
     patient.bench.committer.busy_since = patient.now - 5.0
+    patient.late = 1.9
 
     assert patient.codes == []
 

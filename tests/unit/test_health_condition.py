@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tallymarkd.health import condition
+from tallymarkd.health import condition, status_line
 from tallymarkd.health.files import DISK_FREE_BYTES_MIN
-from tests.daemon_parts import Bench
+from tests.daemon_parts import Bench, run_end
 from tests.patient import Patient
 
 
@@ -50,3 +50,17 @@ def test_the_gravest_stands_first(patient: Patient) -> None:
         "commit_stuck",
         "reload_refused",
     ]
+
+
+def test_the_status_line_tells_how_much_there_is_or_what_is_wrong(patient: Patient) -> None:
+    patient.bench.join().publish(1, *(run_end(number) for number in range(1, 1235)))
+    patient.bench.settle()
+    assert status_line(patient.vitals) == "7 connections, 1,234 events stored"
+    patient.connections = 1
+    assert status_line(patient.vitals) == "1 connection, 1,234 events stored"
+
+    patient.fs.free = DISK_FREE_BYTES_MIN - 1
+    patient.problem = "cannot read it"
+
+    line = status_line(patient.vitals)
+    assert line == "degraded (disk_low, reload_refused); tallymark health tells more"

@@ -4,7 +4,7 @@
 what they are about; ``troubles`` has the table of all of them.
 """
 
-from tallymarkd.health.condition import condition
+from tallymarkd.health.condition import condition, status_line
 from tallymarkd.health.vitals import Vitals
 
-__all__ = ["Vitals", "condition"]
+__all__ = ["Vitals", "condition", "status_line"]

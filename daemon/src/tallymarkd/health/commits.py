@@ -12,6 +12,10 @@ from tallymarkd.health.vitals import Vitals
 STUCK_SECONDS = 5.0
 """A commit that takes longer than this is stuck: the disk does not answer, it is not slow."""
 
+WATCHDOG_LATE_SECONDS = 2.0
+"""What feeds the watchdog goes behind the commit that is running, and may be as late as
+that takes; a commit that is only slow is told as such."""
+
 OVERLOAD_SECONDS = 5.0
 """A queue that is full for less is a burst, which is what a queue is for."""
 
@@ -28,7 +32,7 @@ def commit_reasons(vitals: Vitals, now: float, probe_failed: str) -> Iterator[Re
     if busy is not None and now - busy > STUCK_SECONDS:
         yield reason("commit_stuck", f"a commit has been running for {now - busy:.0f} s")
     late = vitals.watchdog_late_seconds()
-    if late is not None:
+    if late is not None and late >= WATCHDOG_LATE_SECONDS:
         yield reason(
             "watchdog_late",
             f"cannot feed the service manager's watchdog: the commit path has made no progress, "

@@ -35,3 +35,17 @@ def condition(vitals: Vitals, *, probe_failed: str = "") -> Condition:
         status = "failing" if gravest is Weight.FAILING else "degraded"
     taking = gravest in (None, Weight.NOTICE)
     return Condition(status, reasons, report(vitals, free), taking)
+
+
+def status_line(vitals: Vitals) -> str:
+    """How it is, in a few words, for a service manager's status. Loop thread."""
+    found = condition(vitals)
+    if found.reasons:
+        codes = ", ".join(reason.code for reason in found.reasons)
+        return f"{found.status} ({codes}); tallymark health tells more"
+    ledger = vitals.engine.books.server.ledger
+    return f"{_count(vitals.connections(), 'connection')}, {ledger.stored:,} events stored"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tallymark.protocol.messages import Reason
-from tallymarkd.core.engine import SECONDS_PER_DAY
+from tallymarkd.core.producers import SECONDS_PER_DAY
 from tallymarkd.health.troubles import reason
 from tallymarkd.health.vitals import Vitals
 
