@@ -14,8 +14,9 @@ from tallymarkd.core.project_state import snapshot
 from tallymarkd.health import Vitals, condition
 from tallymarkd.server.desk import Condition
 
-PROBE_SECONDS = 5.0
-"""How long a deep health check waits for its probe."""
+PROBE_SECONDS = 4.0
+"""How long a deep health check waits for its probe: less than the 5 s for which the library
+waits for an answer, so that it hears of a probe that failed."""
 
 
 @dataclass(slots=True)
