@@ -21,12 +21,28 @@ from tallymark.events import RunEnd, Usage
 from tallymark.protocol.connection import ClientConnection
 from tallymark.protocol.outbox import Outbox
 from tests.daemon import DEADLINE_SECONDS, Daemon, running, tallymark, wait_for
+from tests.fault.mounts import Filler, cannot_mount, tmpfs
 from tests.speed import Times, quick
 from tests.unix_http import UnixHTTP
 
 HEALTH_SECONDS_MAX = 0.8
 """More than ``tallymark --version`` takes, which is 0.1 to 0.2 s on an idle machine. How
 long Python takes to start is no matter of ours, and on a busy machine most of a second."""
+
+
+@pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount() or "it can")
+@pytest.mark.parametrize("bytes_free", [0, 16384, 65536, 98304])
+def test_a_first_start_on_a_full_disk_names_the_place(tmp_path: Path, bytes_free: int) -> None:
+    with tmpfs(tmp_path / "disk", 1024 * 1024) as disk:
+        (disk / "state").mkdir()
+        Filler(disk).leave(bytes_free)
+        line = start_refused(
+            "--state-dir", str(disk / "state"), "--socket", str(tmp_path / "t.sock")
+        )
+
+    assert line.startswith("1 ")
+    assert str(disk / "state") in line
+    assert "No space left on device" in line or "the disk is full" in line
 
 
 def start_refused(*args: str, **env: str) -> str:

@@ -126,6 +126,19 @@ def test_a_full_disk_is_over_when_something_was_kept(patient: Patient) -> None:
     assert patient.codes == []
 
 
+def test_a_full_disk_is_told_by_its_cause_and_not_by_what_came_of_it(patient: Patient) -> None:
+    patient.bench.log.full = True
+    alice = patient.bench.join()
+    alice.publish(1, run_end(1))
+    first = patient.bench.results.get(timeout=60.0)
+    alice.publish(2, run_end(2))
+    patient.bench.engine.committed(first)
+    (behind,) = patient.bench.pump()
+
+    assert "cannot keep what was sent after" in str(behind.failed)
+    assert "No space left" in patient.only.message
+
+
 def test_a_queue_that_is_emptied_in_between_is_not_overloaded(patient: Patient) -> None:
     patient.bench.engine.unacknowledged_bytes = 60 * MIB
     patient.commit()

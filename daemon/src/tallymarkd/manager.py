@@ -1,6 +1,7 @@
 """What a service manager has handed us: a socket, a place to report to, a watchdog.
 
-systemd hands them over in the environment. Started by hand there is none of it.
+systemd hands them over in the environment, launchd when it is asked. Started by
+hand there is none of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass, replace
 from tallymark.errors import UsageError
 from tallymark.fs import FileSystem
 from tallymarkd.config import Settings
-from tallymarkd.server.activation import inherited_socket, path_of
+from tallymarkd.server import launchd
+from tallymarkd.server.activation import SOCKET_NAME, adopt, inherited_socket, path_of
 from tallymarkd.server.listener import Listener
 from tallymarkd.server.notify import Notifier, watchdog_seconds
 
@@ -37,7 +39,7 @@ class Manager:
         pid = os.getpid()
         notifier = Notifier.from_environment(env)
         watchdog = watchdog_seconds(env, pid)
-        sock = inherited_socket(env, pid)
+        sock = adopt(_from_launchd()) if settings.launchd else inherited_socket(env, pid)
         if sock is None:
             return cls(settings, notifier, watchdog, None)
         listener = Listener(sock, path_of(sock), fs)
@@ -54,6 +56,17 @@ def _listening_on(settings: Settings, listener: Listener) -> Settings:
         )
     origins = {**settings.origins, "socket": "handed over by the service manager"}
     return replace(settings, socket=listener.path, origins=origins)
+
+
+def _from_launchd() -> int:
+    """The file descriptor of the one socket that launchd has for us."""
+    found = launchd.activate(SOCKET_NAME)
+    if len(found) != 1:
+        raise UsageError(
+            f"cannot use {len(found)} sockets of launchd: one is right; "
+            f"give the LaunchAgent one under Sockets, {SOCKET_NAME}"
+        )
+    return found[0]
 
 
 def on_terminal() -> bool:

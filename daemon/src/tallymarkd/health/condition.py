@@ -43,8 +43,8 @@ def status_line(vitals: Vitals) -> str:
     if found.reasons:
         codes = ", ".join(reason.code for reason in found.reasons)
         return f"{found.status} ({codes}); tallymark health tells more"
-    ledger = vitals.engine.books.server.ledger
-    return f"{_count(vitals.connections(), 'connection')}, {ledger.stored:,} events stored"
+    stored = vitals.engine.books.server.ledger.stored
+    return f"{_count(vitals.connections(), 'connection')}, {_count(stored, 'event')} stored"
 
 
 def _count(number: int, noun: str) -> str:
