@@ -199,6 +199,9 @@ def test_a_state_directory_that_is_moved_away(tmp_path: Path) -> None:
         assert (report.status, report.codes, report.code) == ("failing", ["state_dir_gone"], 503)
         assert str(daemon.state_dir) in report.reasons["state_dir_gone"]
         assert health(daemon)[0] == 2
+        status = tallymark("--socket", str(daemon.socket), "status")
+        assert (status.returncode, status.stderr) == (0, "")
+        assert "state_dir_gone" in status.stdout
         away.rename(daemon.state_dir)
         assert Report(daemon).codes == []
     finally:
