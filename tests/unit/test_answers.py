@@ -16,13 +16,16 @@ from tallymarkd.server.desk import Condition
 from tests.daemon_parts import SERVER_ID, Bench, run_end
 
 
-class FakeVitals:
-    def condition(self, *, probe_failed: str = "") -> Condition:
+@pytest.fixture(autouse=True)
+def fake_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    def condition(vitals: Vitals, *, probe_failed: str = "") -> Condition:
         return Condition("failing" if probe_failed else "ok", [], {"probe_failed": probe_failed})
+
+    monkeypatch.setattr(answers_module, "condition", condition)
 
 
 def answers(bench: Bench) -> BooksAnswers:
-    vitals, holds = cast(Vitals, FakeVitals()), Holds(lambda: None)
+    vitals, holds = cast(Vitals, None), Holds(lambda: None)
     return BooksAnswers(vitals, bench.engine, holds, lambda uid: True)
 
 

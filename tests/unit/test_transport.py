@@ -130,6 +130,14 @@ def test_another_program_that_answers(daemon: FakeDaemon, path: Path, words: byt
     assert "what listens there is not tallymarkd: cannot" in why([path], 5)
 
 
+def test_a_daemon_that_has_no_room_is_one(daemon: FakeDaemon, path: Path) -> None:
+    daemon.first_words = b"cannot serve you now: 10 connections are open\n"
+    told = why([path], 5)
+    assert told.endswith(
+        "it turned the connection away: cannot serve you now: 10 connections are open"
+    )
+
+
 def test_another_program_that_hangs_up(daemon: FakeDaemon, path: Path) -> None:
     daemon.first_words = b""
     told = why([path], 5)

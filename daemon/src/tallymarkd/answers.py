@@ -14,11 +14,12 @@ from tallymarkd.core.engine import Engine
 from tallymarkd.core.holds import Held, Holds
 from tallymarkd.core.overview import overview
 from tallymarkd.core.project_state import snapshot
-from tallymarkd.health import Vitals
+from tallymarkd.health import Vitals, condition
 from tallymarkd.server.desk import Condition
 
-PROBE_SECONDS = 5.0
-"""How long a deep health check waits for its probe."""
+PROBE_SECONDS = 4.0
+"""How long a deep health check waits for its probe: less than the 5 s for which the library
+waits for an answer, so that it hears of a probe that failed."""
 
 log = logging.getLogger("tallymarkd")
 
@@ -48,7 +49,7 @@ class BooksAnswers:
     def health(self, deep: bool, done: Callable[[Condition], None]) -> None:
         """See ``Answers``."""
         if not deep:
-            done(self.vitals.condition())
+            done(condition(self.vitals))
             return
         answered = False
 
@@ -57,7 +58,7 @@ class BooksAnswers:
             if not answered:
                 answered = True
                 timer.cancel()
-                done(self.vitals.condition(probe_failed=problem))
+                done(condition(self.vitals, probe_failed=problem))
 
         timer = asyncio.get_running_loop().call_later(
             PROBE_SECONDS, answer, f"nothing was durable within {PROBE_SECONDS:g} s"

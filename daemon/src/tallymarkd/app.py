@@ -32,7 +32,7 @@ from tallymarkd.core.engine import Engine
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.pricing import Pricer
 from tallymarkd.core.restore import Restored, restore
-from tallymarkd.health import Vitals
+from tallymarkd.health import Vitals, status_line
 from tallymarkd.logs import set_up_logging
 from tallymarkd.manager import Manager, on_terminal
 from tallymarkd.place import refuse_unsafe
@@ -151,6 +151,7 @@ class _Daemon:
         self._env = env
         self._pricer = Pricer()
         self._began = time.monotonic()
+        self._reload_problem = ""
         self._running_before = restored.books.server.running_seconds
 
     async def serve(self) -> int:
@@ -228,6 +229,8 @@ class _Daemon:
             journal,
             restored.report,
             connections=lambda: self._server.connections,
+            watchdog_late_seconds=lambda: self._supervision.late_seconds,
+            config_problem=lambda: self._reload_problem,
         )
         self._desk = Desk(
             self._engine,
@@ -250,7 +253,7 @@ class _Daemon:
             self._manager.notifier,
             self._manager.watchdog_seconds,
             echo=self._echo,
-            status=lambda: f"ready: {self._vitals.line()}",
+            status=lambda: f"ready: {status_line(self._vitals)}",
             call_later=self._loop.call_later,
         )
         if books.touched or restored.report.new_losses:
@@ -261,8 +264,9 @@ class _Daemon:
         self._loop.call_soon_threadsafe(self._committed, tickets, time.perf_counter())
 
     def _committed(self, tickets: list[Ticket], handed_over: float) -> None:
-        self._vitals.loop_lag_seconds = time.perf_counter() - handed_over
+        lag_seconds = time.perf_counter() - handed_over
         self._engine.committed(tickets)
+        self._vitals.after_commit(lag_seconds)
 
     def _echo(self, back: Callable[[], None]) -> None:
         def through() -> None:
@@ -273,6 +277,7 @@ class _Daemon:
     def _reload(self) -> None:
         """Take over what can change while we run (SIGHUP)."""
         came = reload(self._settings, self._manager.loaded)
+        self._reload_problem = came.problem
         self._supervision.reload(lambda: self._apply(came.settings))
         tell(came)
 

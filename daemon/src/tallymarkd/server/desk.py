@@ -15,11 +15,12 @@ LARGE_FRAME_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How the daemon is."""
+    """How the daemon is. ``taking``: whether events are taken and made durable now."""
 
     status: HealthStatus
     reasons: list[Reason]
     report: dict[str, Any]
+    taking: bool = True
 
 
 class Answers(Protocol):
