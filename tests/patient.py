@@ -43,7 +43,12 @@ class Patient:
         self.connections = 7
         self.late: float | None = None
         self.problem = ""
-        self.checkpointer = SimpleNamespace(failure=None, foreign=None, oldest_dirty_seconds=0.0)
+        self.checkpointer = SimpleNamespace(
+            failure=None,
+            foreign=None,
+            oldest_dirty_seconds=0.0,
+            holds=SimpleNamespace(seconds=0.0),
+        )
         self.journal = SimpleNamespace(durable_lsn=42, size_bytes=lambda: 123_456)
         self.recovery = RecoveryReport()
         Layout(root).journal.mkdir()

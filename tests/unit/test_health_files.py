@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,10 @@ def save_late(patient: Patient) -> None:
     patient.checkpointer.oldest_dirty_seconds = 61.0
 
 
+def history_held(patient: Patient) -> None:
+    patient.checkpointer.holds = SimpleNamespace(seconds=3601.0)
+
+
 def state_file_changed(patient: Patient) -> None:
     patient.checkpointer.foreign = Foreign(Path("/s/server.json"), Path("/s/q/server.json.1"))
 
@@ -48,6 +53,7 @@ def spool_damaged(patient: Patient) -> None:
         (disk_low, "255 MiB"),
         (save_failed, "/s/server.json: Read-only"),
         (save_late, "61 s"),
+        (history_held, "60 minutes"),
         (state_file_changed, "/s/server.json; the daemon has saved its own state again, and "),
         (state_file_changed, "/s/q/server.json.1"),
         (spool_damaged, "cannot read 1 spool in"),
@@ -70,6 +76,7 @@ def test_every_trouble_is_named_with_what_to_do(
 def test_just_before_the_limits_all_is_well(patient: Patient) -> None:
     patient.fs.free = DISK_FREE_BYTES_MIN
     patient.checkpointer.oldest_dirty_seconds = 60.0
+    patient.checkpointer.holds.seconds = 3600.0
 
     assert patient.codes == []
 

@@ -9,7 +9,8 @@ class Rig:
     def __init__(self) -> None:
         self.released = 0
         self.ready: list[str] = []
-        self.holds = Holds(self._released)
+        self.now = 100.0
+        self.holds = Holds(self._released, clock=lambda: self.now)
 
     def _released(self) -> None:
         self.released += 1
@@ -70,3 +71,18 @@ def test_who_went_away_meanwhile_is_not_told() -> None:
     assert rig.ready == []
     assert not rig.holds
     assert rig.released == 1
+
+
+def test_the_oldest_hold_tells_how_long_history_is_held() -> None:
+    rig = Rig()
+    assert rig.holds.seconds == 0.0
+    first = rig.holds.take(lambda: None)
+    rig.now += 10.0
+    second = rig.holds.take(lambda: None)
+    rig.now += 5.0
+    assert rig.holds.seconds == 15.0
+
+    first()
+    assert rig.holds.seconds == 5.0
+    second()
+    assert rig.holds.seconds == 0.0

@@ -106,7 +106,7 @@ def test_what_cannot_be_saved_is_told_and_can_be_repeated(
     fs = FaultyFs()
     fs.fail("create", errno.ENOSPC, times=99, name=name)
 
-    with pytest.raises(StorageError, match=r"cannot save \d of 3 state files"):
+    with pytest.raises(StorageError, match=r"cannot save \d of 3 state files: .*: .*No space"):
         repair(fs, root, journal_settings())
 
     settle(root)

@@ -120,7 +120,7 @@ class Checkpointer:
         self._not_before = 0.0
         self._began = 0.0
         self._retire_failed = False
-        self.holds = Holds(lambda: self._schedule(0.0))
+        self.holds = Holds(lambda: self._schedule(0.0), clock=clock)
         self.failure: SaveFailure | None = None
         self.foreign: Foreign | None = None
         """The last state file that somebody else had changed, in this run."""
@@ -265,7 +265,8 @@ class Checkpointer:
             target.reaches = [reach, *target.reaches][:GENERATIONS]
             self.saves += 1
             self._retire_failed = False
-            self.failure = None
+            if self.failure is not None and self.failure.what == str(target.file.path):
+                self.failure = None
             if name == SERVER:
                 self._keys.end_write()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -20,16 +21,24 @@ class Held(msgspec.Struct, kw_only=True):
 class Holds:
     """Retirement asks here before it begins, and says when it has ended. Loop thread."""
 
-    def __init__(self, released: Callable[[], None]) -> None:
+    def __init__(
+        self, released: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``released`` is called when the last hold is gone."""
         self._released = released
-        self._held: set[object] = set()
+        self._clock = clock
+        self._held: dict[object, float] = {}
         self._waiting: dict[object, Callable[[], None]] = {}
         self._retiring = False
 
     def __bool__(self) -> bool:
         """Whether nothing may be retired."""
         return bool(self._held)
+
+    @property
+    def seconds(self) -> float:
+        """For how long the oldest hold has lasted; 0 without one."""
+        return self._clock() - min(self._held.values()) if self._held else 0.0
 
     def take(self, ready: Callable[[], None]) -> Callable[[], None]:
         """Let nothing be retired until what this gives is called, once or more often.
@@ -38,7 +47,7 @@ class Holds:
         the one that is under way; never after the release.
         """
         hold = object()
-        self._held.add(hold)
+        self._held[hold] = self._clock()
         if self._retiring:
             self._waiting[hold] = ready
         else:
@@ -48,7 +57,7 @@ class Holds:
     def _release(self, hold: object) -> None:
         self._waiting.pop(hold, None)
         if hold in self._held:
-            self._held.remove(hold)
+            del self._held[hold]
             if not self._held:
                 self._released()
 

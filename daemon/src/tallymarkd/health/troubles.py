@@ -83,6 +83,11 @@ TROUBLES: Final[Mapping[str, Trouble]] = MappingProxyType(
         "save_late": Trouble(
             Weight.NOTICE, "nothing is lost, the journal has it; look at the load of the disk"
         ),
+        "history_held": Trouble(
+            Weight.NOTICE,
+            "see whether it still works, or has been stopped; as long as it runs, history grows "
+            "beyond its limit",
+        ),
         "state_file_changed": Trouble(
             Weight.NOTICE,
             "find the program that writes there and stop it: state files are the daemon's output "
