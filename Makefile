@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH PIP_PREFIX PIP_TARGET PIP_USER
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-all torture lint types bench setup clean
+.PHONY: help run demo test test-all torture lint types units bench setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -49,6 +49,9 @@ lint: $(STAMP) ## style and likely mistakes
 
 types: $(STAMP) ## mypy --strict
 	@$(BIN)/mypy $(ARGS)
+
+units: $(STAMP) ## write systemd/ and launchd/ anew from the templates
+	@$(BIN)/python -m tests.default_units
 
 bench: $(STAMP) ## durable events per second beside SQLite and raw fdatasync
 	@$(BIN)/python benchmarks/bench.py $(ARGS)

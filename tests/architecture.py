@@ -36,6 +36,7 @@ DAEMON_FLOORS: Sequence[Sequence[str]] = (
     ("tallymarkd.core",),
     ("tallymarkd.server",),
     ("tallymarkd.*",),
+    ("tallymarkd.cli",),
     ("tallymarkd",),
 )
 """Lowest first. A name is a module, or a package with all that is in it; the

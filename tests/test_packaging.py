@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tallymarkd.service.render import SERVICE, SOCKET
 from tests.wheels import PARTS, ROOT, SURROUNDINGS, environment, run
 
 CONSUMER = ROOT / "tests" / "typing" / "consumer.py"
@@ -65,6 +66,16 @@ def test_sdist_and_wheel_hold_the_whole_package(
         names = {name.partition("/")[2] for name in archive.getnames()}
     own = {"README.md", "LICENSE", "pyproject.toml", "PKG-INFO"}
     assert names - {".gitignore"} == own | {f"src/{name}" for name in files}
+
+
+def test_the_units_are_in_wheel_and_sdist(builds: dict[str, Path], wheels: dict[str, Path]) -> None:
+    kinds = [f"{kind}-{unit}" for kind in ("user", "system") for unit in (SOCKET, SERVICE)]
+    units = {f"tallymarkd/units/{name}" for name in kinds}
+    with zipfile.ZipFile(wheels["daemon"]) as archive:
+        assert units <= set(archive.namelist())
+    with tarfile.open(next(builds["daemon"].glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"src/{name}" for name in units} <= names
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -1,0 +1,1 @@
+"""tallymarkd as a service: its units, and ``tallymark service``."""
