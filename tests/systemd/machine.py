@@ -70,13 +70,14 @@ class Machine:
     ) -> list[str]:
         """What runs a command inside, with no variables but these."""
         variables = self.environment(user) if env is None else env
-        become = ()
+        # It ends with nsenter, which is what a test can kill.
+        become = ["setpriv", "--pdeathsig", "KILL"]
         if user != "root":
-            become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--")
+            become += [f"--reuid={user}", f"--regid={user}", "--init-groups"]
         return [
-            "nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--wd=/", "--",
-            *become,
-            "env", "-i", *(f"{name}={value}" for name, value in variables.items()), *command,
+            "nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--",
+            *become, "--",
+            "env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in variables.items()), *command,
         ]  # fmt: skip
 
     def environment(self, user: str = "root") -> dict[str, str]:
