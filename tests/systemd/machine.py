@@ -77,7 +77,8 @@ class Machine:
         return [
             "nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--",
             *become, "--",
-            "env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in variables.items()), *command,
+            "env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in variables.items()),
+            *command,
         ]  # fmt: skip
 
     def environment(self, user: str = "root") -> dict[str, str]:

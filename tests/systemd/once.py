@@ -1,8 +1,10 @@
 """Conversations that never try again: each says what it has to say, and how it ended.
 
-``python -m tests.systemd.once SOCKET WORKERS NAME``. Some speak frames, with a few
-batches or for as long as they are let; the others HTTP. It tells ``conversations`` and
-``goodbyes``; at its end ``acked``, the ids that were acknowledged, and ``broken``: every
+``python -m tests.systemd.once SOCKET WORKERS NAME FOR``. Some speak frames, with a few
+batches or for as long as they are let; the others HTTP. Each worker has one conversation
+after the other while FOR is ``ever``; for ``one`` each has a single one, as long as it
+is let. It tells ``conversations`` that have ended and how many events are ``acked``; at
+its end ``acked``, the ids that were acknowledged, and ``broken``: every
 conversation that ended neither in an acknowledgement of all it sent nor in a Goodbye,
 a refused connection among them.
 """
@@ -54,14 +56,16 @@ UNAVAILABLE = 503
 class Talk:
     """What all workers have said and heard."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, once: bool) -> None:
         self.path = path
+        self.once = once
         self.stop = threading.Event()
         self.acked: list[str] = []
         self.ends: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
         self._name = name
         self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
 
     def events(self) -> list[RunEnd]:
         """New ones."""
@@ -79,11 +83,13 @@ class Talk:
                 else:
                     ended = _Framed(self, number % BATCHES_MAX + 1, kind == "long").run()
             except (OSError, http.client.HTTPException) as error:
-                self.broken[f"{kind}: {type(error).__name__} {error}"] += 1
+                ended = f"{kind}: {type(error).__name__} {error}"
                 self.stop.wait(0.01)
-            else:
+            with self._lock:
                 ends = self.ends if ended in ("acknowledged", "goodbye") else self.broken
                 ends[ended] += 1
+            if self.once:
+                return
 
     def connected(self) -> socket.socket:
         """A connection. Raises ``OSError``."""
@@ -179,9 +185,9 @@ class _Framed:
 
 def main() -> None:
     """Have them converse until told to end."""
-    path, workers, name = sys.argv[1:]
-    talk = Talk(Path(path), name)
-    kinds = itertools.cycle(("long", "frames", "frames", "http"))
+    path, workers, name, kept = sys.argv[1:]
+    talk = Talk(Path(path), name, kept == "one")
+    kinds = itertools.cycle(("long",) if talk.once else ("long", "frames", "frames", "http"))
     threads = [
         threading.Thread(target=talk.converse, args=(kind,))
         for kind, _ in zip(kinds, range(int(workers)), strict=False)
@@ -189,8 +195,8 @@ def main() -> None:
     for thread in threads:
         thread.start()
     while not asked_to_end(0.05):
-        tell(conversations=talk.ends.total(), goodbyes=talk.ends["goodbye"],
-             acked=len(talk.acked), broken=talk.broken.total())  # fmt: skip
+        ended = talk.ends.total() + talk.broken.total()
+        tell(conversations=ended, acked=len(talk.acked))
     talk.stop.set()
     for thread in threads:
         thread.join()
