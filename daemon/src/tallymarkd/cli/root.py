@@ -35,6 +35,7 @@ COMMANDS = {
     "import": "Record what other tools wrote down.",
     "verify": "What in a state directory is whole, torn, corrupt or lost.",
     "repair": "Settle a state directory as the daemon's start would.",
+    "service": "Install tallymarkd as a service of systemd or launchd.",
     "completion": "Print a script that completes commands in a shell.",
 }
 """Subcommands, in the order of the help. ``x`` is ``command`` in ``cli/x.py``."""

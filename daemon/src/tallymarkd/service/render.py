@@ -97,6 +97,12 @@ def user_units(
     return {name: _fill(f"user-{name}", values) for name in (SOCKET, SERVICE)}
 
 
+def sandbox_settings() -> list[str]:
+    """The assignments of a user unit that need namespaces, less those with paths in them."""
+    lines = _fill("user-sandbox.conf", {"writable": ""}).splitlines()
+    return [line for line in lines if "=" in line and line[0] != "#" and line[-1] != "="]
+
+
 def system_units(*, daemon: str, socket: str) -> dict[str, str]:
     """Name and text of the units of the system's service."""
     values = {"daemon": daemon, "socket": socket}
