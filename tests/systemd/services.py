@@ -12,11 +12,10 @@ from typing import Any
 
 from tests.daemon import DEADLINE_SECONDS, wait_for
 from tests.stored_ids import ids_in_journal
+from tests.systemd.installed import CODE
 from tests.systemd.machine import USER, Machine
 
-import os
 
-STANDIN = bool(os.environ.get("STANDIN"))
 SERVICE = "tallymarkd.service"
 SOCKET = "tallymarkd.socket"
 
@@ -50,42 +49,13 @@ class Service:
 
     def install(self) -> str:
         """Have ``tallymark service install`` do it; gives what that says."""
-        if STANDIN:
-            self._stand_in()
-            return ""
         said = self.tallymark("service", "install", *self._scope, user=self.owner).stdout
         if self.system:
             self.machine.run("usermod", "--append", "--groups", "tallymark", USER)
         return said
 
-    def _stand_in(self) -> None:
-        from tallymarkd.service import render
-
-        d = str(self.commands / "tallymarkd")
-        if self.system:
-            self.machine.run("useradd", "-r", "-d", "/var/lib/tallymark", "tallymark")
-            self.machine.run("usermod", "--append", "--groups", "tallymark", USER)
-            units = render.system_units(daemon=d, socket=str(self.socket))
-            at = Path("/etc/systemd/system")
-        else:
-            st = str(self.state_dir)
-            units = render.user_units(
-                daemon=d,
-                state_dir=st,
-                spool_dir=st + "/spool",
-                socket=str(self.socket),
-                writable=st,
-            )
-            at = self.machine.home(USER) / ".config/systemd/user"
-        for n, t in units.items():
-            self.write(at / n, t)
-        self.systemctl("daemon-reload")
-        self.systemctl("enable", "--now", SOCKET)
-
     def uninstall(self) -> str:
         """Have ``tallymark service uninstall`` do it; gives what that says."""
-        if STANDIN:
-            return ""
         return self.tallymark("service", "uninstall", *self._scope, user=self.owner).stdout
 
     @property
@@ -182,8 +152,10 @@ class Service:
         yield lambda: self.journal(f"--after-cursor={cursor}" if cursor else "--boot")
 
     def health(self) -> dict[str, Any]:
-        """What ``tallymark health`` tells."""
-        done = self.tallymark("--socket", str(self.socket), "health", "--json", check=False)
+        """What the daemon says of itself. Starts it, if nobody has."""
+        environment = {**self.machine.environment(USER), "PYTHONPATH": str(CODE)}
+        asker = (str(self.commands / "python"), "-m", "tests.systemd.asker", str(self.socket))
+        done = self.machine.run(*asker, user=USER, env=environment, check=False)
         return self._decoded(done)
 
     # Judgement.
