@@ -393,3 +393,41 @@ def test_no_wake_up_is_lost(rounds: int) -> None:
         assert rig.next() == [ticket]
 
     rig.stop()
+
+
+def test_an_echo_comes_back_between_two_commits() -> None:
+    rig = Rig()
+    came = threading.Event()
+    rig.committer.start()
+    rig.committer.echo(came.set)
+
+    assert came.wait(DEADLINE_SECONDS)
+    rig.stop()
+    assert [record.kind for record in rig.log.records] == [Kind.STOP]
+
+
+def test_a_writer_that_hangs_gives_no_echo() -> None:
+    rig = Rig()
+    rig.committer.start()
+    came = threading.Event()
+    rig.held()
+    rig.committer.echo(came.set)
+    rig.submit(b"second")
+    assert not came.is_set()
+
+    rig.log.may_sync.set()
+    assert came.wait(DEADLINE_SECONDS)
+    rig.stop()
+
+
+def test_an_echo_is_not_starved_by_work() -> None:
+    rig = Rig(commit_bytes_max=1)
+    echoes: list[int] = []
+    for number in range(5):
+        rig.submit(b"x")
+        if number == 2:
+            rig.committer.echo(lambda: echoes.append(rig.log.syncs))
+    rig.committer.start()
+    rig.stop()
+
+    assert echoes == [0]

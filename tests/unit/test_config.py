@@ -161,7 +161,7 @@ def test_an_unknown_setting_is_refused_with_the_one_that_may_be_meant(
     assert "log_levl" in message
     assert str(file) in message
     assert "log_level may be meant" in message
-    write(file, "[server]\nzzz = 1\n")
+    write(file, "[colours]\nzzz = 1\n")
     assert "tallymarkd --help lists them" in refusal({}, env)
     assert "frame_bytes_max" in refusal({"frame_bytes_max": "1"}, env)
 

@@ -436,6 +436,21 @@ def test_when_the_daemon_stops_it_says_goodbye_behind_the_last_ack(bench: Bench)
     run(test)
 
 
+@pytest.mark.parametrize("length", [0, 2, 4, 10])
+def test_who_has_not_finished_its_hello_gets_a_goodbye_too(bench: Bench, length: int) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench))
+        talk.send(opening()[:length])
+        talk.conversation.stop_reading()
+
+        talk.conversation.say_goodbye("the daemon is stopping")
+
+        assert talk.says() == [Goodbye(reason="the daemon is stopping")]
+        assert talk.transport.closed
+
+    run(test)
+
+
 # Questions.
 
 

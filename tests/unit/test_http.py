@@ -696,6 +696,39 @@ def test_when_the_daemon_stops_what_was_taken_is_answered(bench: Bench) -> None:
     run(test)
 
 
+def test_what_comes_while_the_daemon_stops_is_answered_with_503(bench: Bench) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench))
+        talk.conversation.stop_reading()
+
+        response = talk.ask("POST", EVENTS, line(**run_end(1)))
+
+        assert response.status == 503
+        assert response.headers["retry-after"] == "1"
+        assert "the daemon is stopping" in response.json["error"]
+        assert talk.transport.closed
+        bench.settle()
+        assert bench.events_of() == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("length", [5, 60, 120])
+def test_who_is_in_the_middle_when_the_daemon_stops_is_told(bench: Bench, length: int) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench))
+        talk.send(request("POST", EVENTS, line(**run_end(1)))[:length])
+        talk.conversation.stop_reading()
+
+        talk.conversation.say_goodbye("the daemon is stopping")
+
+        (response,) = talk.says()
+        assert (response.status, response.headers["connection"]) == (503, "close")
+        assert talk.transport.closed
+
+    run(test)
+
+
 # What must not be believed.
 
 

@@ -6,19 +6,18 @@ from tallymark.errors import RefusedError
 from tallymark.protocol.messages import Ack
 from tallymarkd.core.books import Books
 from tallymarkd.core.ledger import Mark, ServerState
-from tallymarkd.core.producers import Producers, TransientError, agree
-from tests.daemon_parts import PRODUCERS, SERVER_ID, UID, FakeLink, hello, producer_bytes
+from tallymarkd.core.producers import EngineSettings, Producers, TransientError, agree
+from tests.daemon_parts import MIB, PRODUCERS, SERVER_ID, UID, FakeLink, hello, producer_bytes
 
 ALICE, BOB, CAROL = PRODUCERS[:3]
 
 
 def producers_over(
-    marks: dict[str, Mark], *, producers_max: int = 10, mark_seconds_max: float = 30.0
+    marks: dict[str, Mark], *, producers_max: int = 10, mark_days_max: int = 1
 ) -> Producers:
-    books = Books(ServerState(server_id=SERVER_ID, marks=marks, running_seconds=50.0), {})
-    return Producers(
-        books, projects_max=10, producers_max=producers_max, mark_seconds_max=mark_seconds_max
-    )
+    books = Books(ServerState(server_id=SERVER_ID, marks=marks, running_seconds=90_000.0), {})
+    limits = EngineSettings(10, producers_max, mark_days_max, MIB, MIB)
+    return Producers(books, limits)
 
 
 @pytest.mark.parametrize(("least", "most"), [(1, 1), (0, 5), (1, 2)])
@@ -47,7 +46,7 @@ def test_a_known_producer_goes_on_at_its_mark_and_is_heard_of() -> None:
     found = producers_over({ALICE: mark}).find(hello(ALICE), UID)
 
     assert (found.durable_seq, found.admitted_seq) == (7, 7)
-    assert mark.contact_seconds == 50.0
+    assert mark.contact_seconds == 90_000.0
 
 
 def test_a_producer_is_one_however_its_uuid_is_written() -> None:
@@ -92,7 +91,7 @@ def test_a_producer_is_bound_before_anything_of_it_is_durable() -> None:
 
 
 def test_at_the_limit_new_producers_come_later_and_known_ones_come_in() -> None:
-    producers = producers_over({ALICE: Mark(7, "spotter", UID, 30.0)}, producers_max=1)
+    producers = producers_over({ALICE: Mark(7, "spotter", UID, 30_000.0)}, producers_max=1)
 
     with pytest.raises(TransientError) as caught:
         producers.find(hello(BOB), UID)
@@ -103,7 +102,7 @@ def test_at_the_limit_new_producers_come_later_and_known_ones_come_in() -> None:
 
 
 def test_at_the_limit_marks_that_were_not_heard_of_for_long_make_room() -> None:
-    marks = {ALICE: Mark(7, "spotter", UID, 19.0), BOB: Mark(7, "spotter", UID, 21.0)}
+    marks = {ALICE: Mark(7, "spotter", UID, 3599.0), BOB: Mark(7, "spotter", UID, 3601.0)}
     producers = producers_over(marks, producers_max=2)
 
     assert producers.find(hello(CAROL), UID).durable_seq == 0
@@ -112,7 +111,7 @@ def test_at_the_limit_marks_that_were_not_heard_of_for_long_make_room() -> None:
 
 
 def test_a_mark_whose_producer_is_connected_does_not_expire() -> None:
-    marks = {ALICE: Mark(7, "spotter", UID, 50.0)}
+    marks = {ALICE: Mark(7, "spotter", UID, 90_000.0)}
     producers = producers_over(marks, producers_max=1)
     producers.find(hello(ALICE), UID).link = FakeLink()
     marks[ALICE].contact_seconds = 1.0

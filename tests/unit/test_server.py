@@ -66,8 +66,8 @@ async def house(tmp_path: Path, **limits: Any) -> AsyncIterator[House]:
         try:
             await server.start(listener.sock)
             yield found
-            server.stop_accepting()
-            server.say_goodbye()
+            await server.stop_accepting()
+            await server.say_goodbye()
             await asyncio.wait_for(server.idle.wait(), DEADLINE_SECONDS)
         finally:
             listener.close()
@@ -313,6 +313,14 @@ def test_the_own_user_and_root_may_come_in(bench: Bench) -> None:
     assert server.connections == 2
 
 
+def test_everybody_may_come_in_when_all_are_served(bench: Bench) -> None:
+    server = admitting(bench, serves_all=True, connections_per_user_max=2)
+
+    assert [server.admit(uid) for uid in (1000, 0, 1001, 1001)] == [""] * 4
+    assert "your user has 2 connections open" in server.admit(1001)
+    assert server.admit(1002) == ""
+
+
 def test_root_has_a_limit_of_its_own(bench: Bench) -> None:
     server = admitting(bench, connections_max=10, connections_per_user_max=2)
 
@@ -351,14 +359,14 @@ def test_when_it_stops_nobody_comes_in_and_who_is_in_is_answered(tmp_path: Path)
                 await loop.sock_sendall(client, wire(publish(1, run_end(1))))
                 await asyncio.to_thread(at.bench.log.syncing.wait, DEADLINE_SECONDS)
 
-                at.server.stop_accepting()
+                await at.server.stop_accepting()
                 with pytest.raises(ConnectionError):
                     await at.connect()
-                assert await asyncio.wait_for(silent.read(), DEADLINE_SECONDS) == b""
                 await loop.sock_sendall(client, wire(publish(2, run_end(2))))
                 at.bench.log.may_sync.set()
                 await until(lambda: at.bench.events_of() == ["run-1"], "the commit")
-                at.server.say_goodbye()
+                await at.server.say_goodbye()
+                assert await asyncio.wait_for(silent.read(), DEADLINE_SECONDS) == b""
 
                 assert protocol.receive(await read_to_the_end(client)) == [
                     Ack(through_seq=1, stored=1),
@@ -371,12 +379,53 @@ def test_when_it_stops_nobody_comes_in_and_who_is_in_is_answered(tmp_path: Path)
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("first_word", "last_word"),
+    [
+        pytest.param(opening(), wire(Goodbye(reason="the daemon is stopping")), id="framed"),
+        pytest.param(HEALTH, b"HTTP/1.1 503 ", id="HTTP"),
+        pytest.param(b"GET /v1/hea", b"HTTP/1.1 503 ", id="half of a request"),
+    ],
+)
+def test_who_has_just_come_in_when_it_stops_gets_a_last_word(
+    tmp_path: Path, first_word: bytes, last_word: bytes
+) -> None:
+    """Between accept and the first byte, and in the middle of asyncio's own accepting."""
+
+    async def test() -> None:
+        async with house(tmp_path) as at:
+            early, early_writer = await at.connect()
+            await until(lambda: at.server.connections == 1, "the connection")
+            with contextlib.ExitStack() as stack:
+                late = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
+                for sock in late:
+                    sock.setblocking(False)
+                    sock.connect(str(at.path))
+                for _ in range(2):
+                    await asyncio.sleep(0)  # the loop accepts them; nobody is at the door yet
+                assert at.server.connections == 1
+                await at.server.stop_accepting()
+                goodbye = asyncio.create_task(at.server.say_goodbye())
+                early_writer.write(first_word)
+                for sock in late:
+                    sock.send(first_word)
+
+                words = [await asyncio.wait_for(early.read(), DEADLINE_SECONDS)]
+                words += [await read_to_the_end(sock) for sock in late]
+                await goodbye
+
+            assert all(word.startswith(last_word) for word in words), words
+            early_writer.close()
+
+    run(test)
+
+
 def test_the_name_of_the_socket_stays_when_the_server_stops(tmp_path: Path) -> None:
     """It is the listener's to remove, which looks whether it is still its own."""
 
     async def test() -> None:
         async with house(tmp_path) as at:
-            at.server.stop_accepting()
+            await at.server.stop_accepting()
             await asyncio.sleep(0)
 
             assert at.path.is_socket()

@@ -122,7 +122,18 @@ def test_what_is_shown_can_be_given_again() -> None:
 
 
 def test_every_row_of_the_table_is_complete_and_its_name_ends_with_its_unit() -> None:
-    units = ("dir", "bytes", "max", "days", "seconds", "level", "format", "socket", "strict")
+    units = (
+        "dir",
+        "bytes",
+        "max",
+        "days",
+        "seconds",
+        "level",
+        "serve",
+        "format",
+        "socket",
+        "strict",
+    )
     for setting in BY_NAME.values():
         assert setting.about.text, setting.name
         assert setting.kind in ("path", "bool", "int", "float", "str"), setting.name

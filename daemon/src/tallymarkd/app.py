@@ -12,12 +12,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from tallymark.errors import StorageError
 from tallymark.fs import FileSystem, OsFileSystem
@@ -25,30 +22,33 @@ from tallymark.ids import uuid7
 from tallymark.paths import socket_path, state_dir
 from tallymarkd._version import __version__
 from tallymarkd.adopting import Adopting
+from tallymarkd.answers import BooksAnswers
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
 from tallymarkd.core.committer import EXIT_IO_ERROR, Committer, Ticket
 from tallymarkd.core.engine import Engine, EngineSettings
 from tallymarkd.core.layout import Layout
-from tallymarkd.core.overview import overview
 from tallymarkd.core.pricing import Pricer
-from tallymarkd.core.project_state import snapshot
 from tallymarkd.core.restore import Restored, restore
 from tallymarkd.health import Vitals
+from tallymarkd.logs import set_up_logging
+from tallymarkd.manager import Manager, on_terminal
 from tallymarkd.place import refuse_unsafe
-from tallymarkd.server.desk import Condition, Desk, FramePool, ServerSettings
+from tallymarkd.reloading import reload, tell
+from tallymarkd.server.desk import Desk, FramePool, ServerSettings
 from tallymarkd.server.listener import Listener, listen
 from tallymarkd.server.server import Server, own_uid
 from tallymarkd.storage.journal import JournalSettings
+from tallymarkd.supervision import Supervision
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_SOFTWARE = 70
 """EX_SOFTWARE of sysexits.h: a fault of ours."""
 
-PROBE_SECONDS = 5.0
-"""How long a deep health check waits for its probe."""
+START_PROBE_SECONDS = 2.0
+"""Between two tries to make something durable, before the daemon calls itself ready."""
 
 SWITCH_INTERVAL_SECONDS = 0.0002
 """How long the busy loop may keep the interpreter from the committer: with the
@@ -63,24 +63,33 @@ PRIVATE_UMASK = 0o077
 log = logging.getLogger("tallymarkd")
 
 
-def run(settings: Settings, fs: FileSystem | None = None) -> int:
+def run(
+    settings: Settings,
+    fs: FileSystem | None = None,
+    env: MutableMapping[str, str] = os.environ,
+) -> int:
     """Run the daemon until it is told to stop; gives its exit code.
 
-    Raises ``StorageError``, ``UsageError`` and ``OSError`` for what keeps it
-    from starting.
+    What a service manager left in ``env`` is obeyed and removed. Raises
+    ``StorageError``, ``UsageError`` and ``OSError`` for what keeps it from starting.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(GC_THRESHOLD)
     os.umask(PRIVATE_UMASK)
+    # Nothing can be reloaded yet, and this is no reason to end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fs = fs or OsFileSystem()
+    manager = Manager.from_environment(settings, fs, env)
+    settings = manager.settings
     with locked_state_dir(fs, settings.state_dir):
         # Before recovery, so that who connects meanwhile waits and is not refused.
-        listener = listen(fs, settings.socket)
+        listener = manager.listener or listen(fs, settings.socket)
         try:
+            manager.notifier.starting("reading the journal")
             restored = restore(
                 fs, settings.state_dir, _journal_settings(settings), strict=settings.strict
             )
-            return asyncio.run(_Daemon(settings, fs, restored, listener).serve())
+            return asyncio.run(_Daemon(settings, fs, restored, listener, manager, env).serve())
         finally:
             listener.close()
 
@@ -120,52 +129,52 @@ def _journal_settings(settings: Settings) -> JournalSettings:
     )
 
 
-@dataclass(slots=True)
-class _Answers:
-    """Answers to questions, from durable state only (server.desk.Answers)."""
+def _checkpoint_settings(settings: Settings) -> CheckpointSettings:
+    return CheckpointSettings(
+        settings.save_interval_seconds, settings.history_bytes_max, settings.history_days_max
+    )
 
-    vitals: Vitals
-    engine: Engine
 
-    def projects(self) -> bytes:
-        books = self.engine.books
-        return msgspec.json.encode(
-            [overview(snapshot(state)) for _, state in sorted(books.projects.items())]
-        )
+def _engine_settings(settings: Settings) -> EngineSettings:
+    return EngineSettings(
+        settings.projects_max,
+        settings.producers_max,
+        settings.mark_days_max,
+        settings.unacknowledged_bytes_max,
+        settings.unacknowledged_total_bytes_max,
+    )
 
-    def state(self, project: str) -> bytes | None:
-        state = self.engine.books.projects.get(project)
-        return None if state is None else msgspec.json.encode(snapshot(state))
 
-    def health(self, deep: bool, done: Callable[[Condition], None]) -> None:
-        if not deep:
-            done(self.vitals.condition())
-            return
-        answered = False
-
-        def answer(problem: str) -> None:
-            nonlocal answered
-            if not answered:
-                answered = True
-                timer.cancel()
-                done(self.vitals.condition(probe_failed=problem))
-
-        timer = asyncio.get_running_loop().call_later(
-            PROBE_SECONDS, answer, f"nothing was durable within {PROBE_SECONDS:g} s"
-        )
-        self.engine.probe(lambda error: answer("" if error is None else str(error)))
+def _server_settings(settings: Settings) -> ServerSettings:
+    return ServerSettings(
+        settings.connections_max,
+        settings.connections_per_user_max,
+        settings.unacknowledged_bytes_max,
+        settings.frame_pool_bytes_max,
+        settings.first_byte_timeout_seconds,
+        settings.frame_timeout_seconds,
+        serves_all=settings.serve == "all",
+    )
 
 
 class _Daemon:
     """Everything that lives between the start and the stop."""
 
     def __init__(
-        self, settings: Settings, fs: FileSystem, restored: Restored, listener: Listener
+        self,
+        settings: Settings,
+        fs: FileSystem,
+        restored: Restored,
+        listener: Listener,
+        manager: Manager,
+        env: Mapping[str, str],
     ) -> None:
-        self._settings = settings
+        self._settings = self._started = settings
         self._fs = fs
         self._restored = restored
         self._listener = listener
+        self._manager = manager
+        self._env = env
         self._pricer = Pricer()
         self._began = time.monotonic()
         self._running_before = restored.books.server.running_seconds
@@ -180,13 +189,33 @@ class _Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
+        terminal = on_terminal()
+        self._loop.add_signal_handler(
+            signal.SIGHUP, lambda: stop.set() if terminal and not on_terminal() else self._reload()
+        )
+        self._adopting = Adopting(self._fs, self._settings.spool_dir, self._settings.socket)
+        getting_ready = self._loop.create_task(self._get_ready())
+        await stop.wait()
+        getting_ready.cancel()
+        return await self._drain()
+
+    async def _get_ready(self) -> None:
+        """Ready is who has made something durable."""
+        while (problem := await self._probe()) is not None:
+            log.warning("not ready yet: %s", problem)
+            self._supervision.cannot_commit(str(problem))
+            await asyncio.sleep(START_PROBE_SECONDS)
         log.info("tallymarkd %s ready: state in %s, listening on %s",
                  __version__, self._settings.state_dir, self._settings.socket)  # fmt: skip
-        self._adopting = Adopting(self._fs, self._settings.spool_dir, self._settings.socket)
+        self._supervision.ready()
         self._adopting.start()
         log.info("to see what is recorded: %s", _next_command(self._settings))
-        await stop.wait()
-        return await self._drain()
+
+    async def _probe(self) -> Exception | None:
+        """Make a record durable; gives what was in the way."""
+        came: asyncio.Future[Exception | None] = self._loop.create_future()
+        self._engine.probe(lambda error: None if came.done() else came.set_result(error))
+        return await came
 
     def _build(self) -> None:
         settings, restored = self._settings, self._restored
@@ -197,11 +226,7 @@ class _Daemon:
             books,
             journal,
             keys,
-            CheckpointSettings(
-                settings.save_interval_seconds,
-                settings.history_bytes_max,
-                settings.history_days_max,
-            ),
+            _checkpoint_settings(settings),
             run_job=self._run_job,
             call_later=self._loop.call_later,
         )
@@ -217,13 +242,7 @@ class _Daemon:
             keys,
             Admission(keys, self._pricer.price_event, lambda: str(uuid7())),
             self._committer,
-            EngineSettings(
-                settings.projects_max,
-                settings.producers_max,
-                settings.mark_days_max,
-                settings.unacknowledged_bytes_max,
-                settings.unacknowledged_total_bytes_max,
-            ),
+            _engine_settings(settings),
             note=self._note,
         )
         self._vitals = Vitals(
@@ -236,20 +255,20 @@ class _Daemon:
             restored.report,
             connections=lambda: self._server.connections,
         )
-        desk = Desk(
+        self._desk = Desk(
             self._engine,
-            _Answers(self._vitals, self._engine),
-            ServerSettings(
-                settings.connections_max,
-                settings.connections_per_user_max,
-                settings.unacknowledged_bytes_max,
-                settings.frame_pool_bytes_max,
-                settings.first_byte_timeout_seconds,
-                settings.frame_timeout_seconds,
-            ),
+            BooksAnswers(self._vitals, self._engine),
+            _server_settings(settings),
             FramePool(settings.frame_pool_bytes_max),
         )
-        self._server = Server(desk, new_id=lambda: str(uuid7()), own_uid=own_uid())
+        self._server = Server(self._desk, new_id=lambda: str(uuid7()), own_uid=own_uid())
+        self._supervision = Supervision(
+            self._manager.notifier,
+            self._manager.watchdog_seconds,
+            echo=self._echo,
+            status=lambda: f"ready: {self._vitals.line()}",
+            call_later=self._loop.call_later,
+        )
         if books.touched or restored.report.new_losses:
             self._note()
 
@@ -260,6 +279,28 @@ class _Daemon:
     def _committed(self, tickets: list[Ticket], handed_over: float) -> None:
         self._vitals.loop_lag_seconds = time.perf_counter() - handed_over
         self._engine.committed(tickets)
+
+    def _echo(self, back: Callable[[], None]) -> None:
+        def through() -> None:
+            self._loop.call_soon_threadsafe(back)
+
+        self._committer.echo(through)
+
+    def _reload(self) -> None:
+        """Take over what can change while we run (SIGHUP)."""
+        came = reload(self._settings, self._started)
+        self._supervision.reload(lambda: self._apply(came.settings))
+        tell(came)
+
+    def _apply(self, settings: Settings) -> None:
+        """Every part has its settings from here, at the start and at a reload."""
+        self._settings = self._vitals.settings = settings
+        set_up_logging(settings.log_level, settings.log_format, env=self._env)
+        self._checkpointer.settings = _checkpoint_settings(settings)
+        self._engine.use(_engine_settings(settings))
+        self._committer.commit_bytes_max = settings.commit_bytes_max
+        self._committer.idle_mark_seconds = settings.idle_mark_seconds
+        self._desk.settings = _server_settings(settings)
 
     def _note(self) -> None:
         server = self._engine.books.server
@@ -281,13 +322,15 @@ class _Daemon:
         """Stop accepting, commit, acknowledge, save state; the clean-stop record always."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         log.info("stopping: committing what has arrived")
+        self._supervision.stopping()
         self._adopting.stop()
-        self._server.stop_accepting()
+        await self._server.stop_accepting()
         self._checkpointer.stop()
         seconds = max(0.1, deadline - time.monotonic())
         stopped = await asyncio.to_thread(self._committer.stop, seconds)
         await asyncio.sleep(0)
-        self._server.say_goodbye()
+        self._supervision.end()
+        await self._server.say_goodbye()
         if not stopped:
             log.error("cannot stop cleanly: the disk did not answer within %g s", seconds)
             return EXIT_FAILED

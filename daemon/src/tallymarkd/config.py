@@ -17,6 +17,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -44,8 +45,10 @@ def _about(
     least: float | None = None,
     most: float | None = None,
     choices: tuple[str, ...] = (),
+    *,
+    reload: bool = False,
 ) -> dict[str, About]:
-    return {"about": About(text, least, most, choices)}
+    return {"about": About(text, least, most, choices, reload)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +64,20 @@ class Settings:
     )
     log_level: str = field(
         default="info",
-        metadata=_about("least that is logged", choices=("debug", "info", "warning", "error")),
+        metadata=_about(
+            "least that is logged", choices=("debug", "info", "warning", "error"), reload=True
+        ),
     )
     log_format: str = field(
         default="text",
-        metadata=_about("text, or json: one object a line", choices=("text", "json")),
+        metadata=_about("text, or json: one object a line", choices=("text", "json"), reload=True),
+    )
+    serve: str = field(
+        default="own",
+        metadata=_about(
+            "who is served: own (this user and root), or all whom the socket's permissions let in",
+            choices=("own", "all"),
+        ),
     )
     strict: bool = field(
         default=False,
@@ -79,54 +91,70 @@ class Settings:
         metadata=_about("disk space taken ahead for the journal, at a time", 4 * KIB, GIB),
     )
     commit_bytes_max: int = field(
-        default=2 * MIB, metadata=_about("most that one commit writes", 64 * KIB, 64 * MIB)
+        default=2 * MIB,
+        metadata=_about("most that one commit writes", 64 * KIB, 64 * MIB, reload=True),
     )
     history_bytes_max: int = field(
-        default=4 * GIB, metadata=_about("journal kept as history, by size", 0, 2**50)
+        default=4 * GIB, metadata=_about("journal kept as history, by size", 0, 2**50, reload=True)
     )
     history_days_max: int = field(
-        default=400, metadata=_about("journal kept as history, by age", 0, 36500)
+        default=400, metadata=_about("journal kept as history, by age", 0, 36500, reload=True)
     )
     save_interval_seconds: float = field(
-        default=5.0, metadata=_about("goal for saving state after a change", 0.05, 3600)
+        default=5.0,
+        metadata=_about("goal for saving state after a change", 0.05, 3600, reload=True),
     )
     idle_mark_seconds: float = field(
-        default=1.0, metadata=_about("quiet time after which the journal notes its end", 0.05, 3600)
+        default=1.0,
+        metadata=_about(
+            "quiet time after which the journal notes its end", 0.05, 3600, reload=True
+        ),
     )
-    connections_max: int = field(default=1024, metadata=_about("connections at one time", 1, 65536))
+    connections_max: int = field(
+        default=1024, metadata=_about("connections at one time", 1, 65536, reload=True)
+    )
     connections_per_user_max: int = field(
-        default=256, metadata=_about("connections of each other user", 0, 65536)
+        default=256, metadata=_about("connections of each other user", 0, 65536, reload=True)
     )
     unacknowledged_bytes_max: int = field(
         default=8 * MIB,
-        metadata=_about("taken from one connection and not yet durable", 2 * MIB, GIB),
+        metadata=_about("taken from one connection and not yet durable", 2 * MIB, GIB, reload=True),
     )
     unacknowledged_total_bytes_max: int = field(
         default=64 * MIB,
-        metadata=_about("taken from all connections and not yet durable", 2 * MIB, 16 * GIB),
+        metadata=_about(
+            "taken from all connections and not yet durable", 2 * MIB, 16 * GIB, reload=True
+        ),
     )
     frame_pool_bytes_max: int = field(
         default=16 * MIB,
         metadata=_about("memory for incomplete frames over 64 KiB", 2 * MIB, 16 * GIB),
     )
     first_byte_timeout_seconds: float = field(
-        default=10.0, metadata=_about("time for a connection to begin", 0.05, 3600)
+        default=10.0, metadata=_about("time for a connection to begin", 0.05, 3600, reload=True)
     )
     frame_timeout_seconds: float = field(
-        default=10.0, metadata=_about("time to finish a frame that has begun", 0.05, 3600)
+        default=10.0,
+        metadata=_about("time to finish a frame that has begun", 0.05, 3600, reload=True),
     )
     drain_timeout_seconds: float = field(
-        default=5.0, metadata=_about("time to stop in", 0.05, 3600)
+        default=5.0, metadata=_about("time to stop in", 0.05, 3600, reload=True)
     )
-    projects_max: int = field(default=1000, metadata=_about("projects", 1, 1_000_000))
+    projects_max: int = field(default=1000, metadata=_about("projects", 1, 1_000_000, reload=True))
     producers_max: int = field(
-        default=100_000, metadata=_about("producers whose marks are kept", 1, 10_000_000)
+        default=100_000,
+        metadata=_about("producers whose marks are kept", 1, 10_000_000, reload=True),
     )
     mark_days_max: int = field(
         default=30,
-        metadata=_about("running time after which a silent producer's mark goes", 1, 36500),
+        metadata=_about(
+            "running time after which a silent producer's mark goes", 1, 36500, reload=True
+        ),
     )
     config: Path | None = None
+    again: Callable[[], Settings] | None = field(default=None, compare=False, repr=False)
+    """Reads the settings anew from where these came: the same options and variables, the
+    file as it stands by then. Raises ``SettingError``."""
     origins: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), compare=False, repr=False
     )
@@ -174,7 +202,12 @@ def load_settings(
     if "spool_dir" not in values:
         values["spool_dir"] = paths.spool_dir(None, env)
     _check_socket(values["socket"], origins)
-    return Settings(**values, config=config, origins=MappingProxyType(origins))
+    return Settings(
+        **values,
+        config=config,
+        again=partial(load_settings, dict(options), dict(env), platform),
+        origins=MappingProxyType(origins),
+    )
 
 
 def _find(

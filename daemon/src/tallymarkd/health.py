@@ -80,6 +80,15 @@ class Vitals:
             status = "failing" if probe_failed or free is None else "degraded"
         return Condition(status, reasons, self.report())
 
+    def line(self) -> str:
+        """How it is, in a few words for a status line."""
+        condition = self.condition()
+        if condition.reasons:
+            codes = ", ".join(reason.code for reason in condition.reasons)
+            return f"{condition.status} ({codes}); tallymark health tells more"
+        ledger = self.engine.books.server.ledger
+        return f"{_count(self.connections(), 'connection')}, {ledger.stored:,} events stored"
+
     def _free_bytes(self) -> int | None:
         """Free space at the state directory; None when it cannot be reached."""
         try:
@@ -277,6 +286,10 @@ class Vitals:
                 "that is known",
             )
         ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(seconds: float) -> str:

@@ -25,12 +25,16 @@ _sized = re.compile(r"\s*(\d{1,18})\s*([A-Za-z]*)\s*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a setting beside its type and default."""
+    """What is known of a setting beside its type and default.
+
+    ``reload`` says that a running daemon takes over a new value (SIGHUP).
+    """
 
     text: str
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
+    reload: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class Checkpointer:
         self._books = books
         self._journal = journal
         self._keys = keys
-        self._settings = settings
+        self.settings = settings
         self._run_job = run_job
         self._call_later = call_later
         self._clock = clock
@@ -141,7 +141,7 @@ class Checkpointer:
         server = self._target(SERVER)
         if server.dirty_since is None:
             server.dirty_since = now
-        self._schedule(self._settings.save_interval_seconds)
+        self._schedule(self.settings.save_interval_seconds)
 
     def stop(self) -> None:
         """Begin nothing new."""
@@ -213,7 +213,7 @@ class Checkpointer:
         now = self._clock()
         self._not_before = now + (now - self._began) * (1 / SAVE_SHARE_MAX - 1)
         if failed:
-            self._not_before += self._settings.save_interval_seconds
+            self._not_before += self.settings.save_interval_seconds
         history_over_limit = not self._retire_failed and self._over_limit() is not None
         if self._most_urgent() is not None or history_over_limit:
             self._schedule(0.0)
@@ -323,7 +323,7 @@ class Checkpointer:
         newest_ns = sealed[1].created_ns if len(sealed) > 1 else self._clock_ns()
         age_days = (self._clock_ns() - newest_ns) / NANOS_PER_DAY
         size = self._journal.size_bytes()
-        if size > self._settings.history_bytes_max or age_days > self._settings.history_days_max:
+        if size > self.settings.history_bytes_max or age_days > self.settings.history_days_max:
             return oldest
         return None
 

@@ -100,11 +100,12 @@ class Committer:
     ) -> None:
         self._journal = journal
         self._on_commit = on_commit
-        self._commit_bytes_max = commit_bytes_max
-        self._idle_mark_seconds = idle_mark_seconds
+        self.commit_bytes_max = commit_bytes_max
+        self.idle_mark_seconds = idle_mark_seconds
         self._die = die
         self._clock = clock
         self._queue: deque[Ticket] = deque()
+        self._echoes: deque[Callable[[], None]] = deque()
         self._wake = threading.Lock()
         self._wake.acquire()
         self._stopping = False
@@ -137,6 +138,15 @@ class Committer:
         ticket.epoch = self.epoch
         self._submitted_bytes += len(ticket.payload)
         self._queue.append(ticket)
+        self._rouse()
+
+    def echo(self, back: Callable[[], None]) -> None:
+        """Have ``back`` called on the committer's thread between two commits, soon.
+
+        Nothing is written. When the thread hangs in a commit, or has ended, the
+        call does not come.
+        """
+        self._echoes.append(back)
         self._rouse()
 
     def stop(self, timeout: float) -> bool:
@@ -177,13 +187,15 @@ class Committer:
         The thread takes one after the other. Whoever never calls ``start`` may take
         them in its place.
         """
+        while self._echoes:
+            self._echoes.popleft()()
         if self._queue:
             self._commit(self._gather())
         elif self._stopping:
             self._write_control(Kind.STOP)
             return False
         elif self._unmarked:
-            if not self._wake.acquire(timeout=self._idle_mark_seconds):
+            if not self._wake.acquire(timeout=self.idle_mark_seconds):
                 self._write_control(Kind.MARK)
         else:
             self._wake.acquire()
@@ -193,7 +205,7 @@ class Committer:
         tickets: list[Ticket] = []
         size = 0
         queue = self._queue
-        while queue and (not tickets or size + len(queue[0].payload) <= self._commit_bytes_max):
+        while queue and (not tickets or size + len(queue[0].payload) <= self.commit_bytes_max):
             ticket = queue.popleft()
             size += len(ticket.payload)
             tickets.append(ticket)

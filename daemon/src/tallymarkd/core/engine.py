@@ -32,23 +32,18 @@ from tallymarkd.core.books import Books, SkipNotice
 from tallymarkd.core.committer import Committer, Ticket
 from tallymarkd.core.entry import encode_entry
 from tallymarkd.core.keys import Keys
-from tallymarkd.core.producers import Link, Producer, Producers, TransientError, agree
+from tallymarkd.core.producers import (
+    EngineSettings,
+    Link,
+    Producer,
+    Producers,
+    TransientError,
+    agree,
+)
 
 RETRY_SECONDS = 1.0
-SECONDS_PER_DAY = 86_400
 
 log = logging.getLogger("tallymarkd")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Limits of what the engine takes on."""
-
-    projects_max: int
-    producers_max: int
-    mark_days_max: int
-    unacknowledged_bytes_max: int
-    unacknowledged_total_bytes_max: int
 
 
 @dataclass(slots=True, eq=False)
@@ -92,15 +87,14 @@ class Engine:
         self._settings = settings
         self._note = note
         self._clock_ns = clock_ns
-        self._producers = Producers(
-            books,
-            projects_max=settings.projects_max,
-            producers_max=settings.producers_max,
-            mark_seconds_max=settings.mark_days_max * SECONDS_PER_DAY,
-        )
+        self._producers = Producers(books, settings)
         self._waiting: set[Link] = set()
         self.unacknowledged_bytes = 0
         self.disk_full: str | None = None
+
+    def use(self, settings: EngineSettings) -> None:
+        """Go on with other limits. What was taken under the old ones stays."""
+        self._settings = self._producers.settings = settings
 
     @property
     def overloaded(self) -> bool:

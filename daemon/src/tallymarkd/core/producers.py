@@ -14,6 +14,7 @@ from tallymarkd.core.books import Books
 from tallymarkd.core.entry import Verdict
 
 OVERLOADED_RETRY_SECONDS = 60.0
+SECONDS_PER_DAY = 86_400
 
 
 class Link(Protocol):
@@ -38,6 +39,17 @@ class TransientError(Exception):
     def __init__(self, nack: Nack) -> None:
         super().__init__(nack.message)
         self.nack = nack
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Limits of what the engine takes on."""
+
+    projects_max: int
+    producers_max: int
+    mark_days_max: int
+    unacknowledged_bytes_max: int
+    unacknowledged_total_bytes_max: int
 
 
 @dataclass(slots=True, eq=False)
@@ -91,13 +103,9 @@ class Producer:
 class Producers:
     """Producers that have a connection, or something on its way to the journal."""
 
-    def __init__(
-        self, books: Books, *, projects_max: int, producers_max: int, mark_seconds_max: float
-    ) -> None:
+    def __init__(self, books: Books, settings: EngineSettings) -> None:
         self._books = books
-        self._mark_seconds_max = mark_seconds_max
-        self._projects_max = projects_max
-        self._producers_max = producers_max
+        self.settings = settings
         self._known: dict[bytes, Producer] = {}
 
     def find(self, hello: Hello, uid: int) -> Producer:
@@ -135,13 +143,15 @@ class Producers:
 
     def _refuse_over_limits(self, project: str) -> None:
         marks = self._books.server.marks
-        if len(marks) >= self._producers_max:
+        if len(marks) >= self.settings.producers_max:
             live = {producer.name for producer in self._known.values()}
-            self._books.expire_marks(self._mark_seconds_max, live)
-            if len(marks) >= self._producers_max:
-                raise TransientError(_overloaded(f"{self._producers_max} producers are known"))
+            self._books.expire_marks(self.settings.mark_days_max * SECONDS_PER_DAY, live)
+            if len(marks) >= self.settings.producers_max:
+                raise TransientError(
+                    _overloaded(f"{self.settings.producers_max} producers are known")
+                )
         if not self.room_for(project):
-            raise TransientError(_overloaded(f"there are {self._projects_max} projects"))
+            raise TransientError(_overloaded(f"there are {self.settings.projects_max} projects"))
 
     def room_for(self, project: str) -> bool:
         """Whether events of this project can be taken; one more may be too many.
@@ -153,7 +163,7 @@ class Producers:
             return True
         on_their_way = {each.project for each in self._known.values() if not each.settled}
         coming = on_their_way - projects.keys()
-        return project in coming or len(projects) + len(coming) < self._projects_max
+        return project in coming or len(projects) + len(coming) < self.settings.projects_max
 
     def live(self) -> list[Producer]:
         """All of them."""

@@ -222,7 +222,7 @@ class Conversation(asyncio.Protocol):
 
     def say_goodbye(self, reason: str) -> None:
         """The daemon stops: everything due has been sent, say so and close."""
-        if self._connection.state is State.OPEN:
+        if self._connection.state is not State.CLOSED:
             self._send(Goodbye(reason=reason))
         self._close()
 
@@ -304,3 +304,8 @@ class Conversation(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def farewell(reason: str) -> bytes:
+    """The Goodbye of a conversation that is over before its Hello."""
+    return ServerConnection().send(Goodbye(reason=reason))

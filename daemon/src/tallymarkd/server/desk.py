@@ -45,6 +45,8 @@ class ServerSettings:
     frame_pool_bytes_max: int
     first_byte_timeout_seconds: float
     frame_timeout_seconds: float
+    serves_all: bool = False
+    """Whether everybody whom the socket lets in is served, or its owner and root alone."""
 
 
 class FramePool:
@@ -84,9 +86,9 @@ class FramePool:
             granted()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Desk:
-    """Where every conversation is served."""
+    """Where every conversation is served. ``settings`` may be replaced at any time."""
 
     engine: Engine
     answers: Answers

@@ -30,6 +30,8 @@ HEADER_BYTES_MAX = 16 * 1024
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 _FOLD = re.compile(rb"\n[ \t]")
 
+RETRY_SOON = [("retry-after", "1")]
+
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
@@ -95,12 +97,16 @@ class HttpConversation(asyncio.Protocol):
         self._advance()
 
     def stop_reading(self) -> None:
-        """Take nothing more; what was taken is still answered."""
+        """Take nothing more; what was taken is still answered.
+
+        A request that comes all the same is read, and answered with 503.
+        """
         self._stopping = True
-        self._set_reading()
 
     def say_goodbye(self, reason: str) -> None:
-        """The daemon stops: everything due has been sent."""
+        """The daemon stops: everything due has been sent, but to who is in the middle."""
+        if (self._request is not None or self._head) and not self._busy and not self._gone:
+            self._refuse(503, f"cannot take this: {reason}", RETRY_SOON)
         self._close()
 
     # Requests.
@@ -168,6 +174,9 @@ class HttpConversation(asyncio.Protocol):
         self._stop_timer()
         self._busy = True
         self._set_reading()
+        if self._stopping:
+            self._unavailable("cannot take this: the daemon is stopping")
+            return
         try:
             target = urlsplit(request.target.decode("ascii", "replace"))
         except ValueError as error:
@@ -273,13 +282,15 @@ class HttpConversation(asyncio.Protocol):
         self._next()
 
     def _unavailable(self, message: str) -> None:
-        self._answer(503, _problem(message), [("retry-after", "1")])
+        self._answer(503, _problem(message), RETRY_SOON)
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(
+        self, status: int, message: str, headers: list[tuple[str, str]] | None = None
+    ) -> None:
         """Answer before the request is complete, and close."""
         self._busy = True
         self._ended = True
-        self._answer(status, _problem(message))
+        self._answer(status, _problem(message), headers)
 
     def _protocol_error(self, error: h11.RemoteProtocolError) -> None:
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -310,7 +321,7 @@ class HttpConversation(asyncio.Protocol):
         """Read while there is nothing to answer and the answers are taken."""
         if self._gone or self._transport is None:
             return
-        if self._busy or self._choked or self._stopping:
+        if self._busy or self._choked:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

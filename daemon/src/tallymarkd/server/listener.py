@@ -19,17 +19,27 @@ SOCKET_UMASK = 0o177
 
 @dataclass(slots=True)
 class Listener:
-    """A bound socket, and the lock that makes its path ours."""
+    """A bound socket, and the lock that makes its path ours.
+
+    Without a lock the path is a service manager's, which goes on listening there.
+    """
 
     sock: socket.socket
     path: Path
     _fs: FileSystem
-    _lock: int
-    _inode: int
+    _lock: int | None = None
+    _inode: int = 0
+
+    @property
+    def inherited(self) -> bool:
+        """Whether a service manager listens there, too, and owns the name."""
+        return self._lock is None
 
     def close(self) -> None:
-        """Stop listening; the name goes too, if it is still ours."""
+        """Stop listening; the name goes too, if it is ours still."""
         self.sock.close()
+        if self._lock is None:
+            return
         try:
             if os.lstat(self.path).st_ino == self._inode:
                 self._fs.unlink(self.path)

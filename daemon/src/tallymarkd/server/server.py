@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tallymark.protocol.framing import PREFACE
-from tallymarkd.server.conversation import Conversation
+from tallymarkd.server.conversation import Conversation, farewell
 from tallymarkd.server.desk import Desk
 from tallymarkd.server.http import HttpConversation
 from tallymarkd.server.listener import BACKLOG
@@ -21,6 +22,16 @@ from tallymarkd.server.peer import peer_uid
 log = logging.getLogger("tallymarkd")
 
 HTTP2_PREFACE = b"PRI "
+
+STOPPING = "the daemon is stopping"
+
+FIRST_WORD_SECONDS = 0.2
+"""How long a stop waits for the first byte of who has just connected, so that he gets a
+Goodbye. Who never says a word holds it up for no longer."""
+
+ACCEPTING_TURNS = 3
+"""Turns of the loop until what asyncio has accepted has come to ``connection_made``: a
+task for each connection, and a callback of its transport."""
 
 
 class _Talk(Protocol):
@@ -39,8 +50,11 @@ class Server:
         self._doors: set[Door] = set()
         self._talks: set[_Talk] = set()
         self._by_uid: Counter[int] = Counter()
+        self.stopping = False
         self.idle = asyncio.Event()
         self.idle.set()
+        self._no_doors = asyncio.Event()
+        self._no_doors.set()
 
     @property
     def connections(self) -> int:
@@ -51,29 +65,46 @@ class Server:
         """Serve a socket that is bound and listening. Its name stays ours to remove."""
         loop = asyncio.get_running_loop()
         # asyncio listens again, and would leave room for 100.
+        self._listening = sock
         options: dict[str, Any] = {"backlog": BACKLOG}
         if sys.version_info >= (3, 13):
             options["cleanup_socket"] = False
         self._server = await loop.create_unix_server(lambda: Door(self), sock=sock, **options)
 
-    def stop_accepting(self) -> None:
-        """Take no more connections and no more bytes."""
-        if self._server is not None:
+    async def stop_accepting(self) -> None:
+        """Take no more connections and no more events; what was taken is still answered.
+
+        Who has connected already is served as far as a Goodbye. Who has not, waits
+        in the socket's queue: for the next daemon, if a service manager holds it.
+        """
+        begun, self.stopping = self.stopping, True
+        if self._server is not None and not begun:
+            # Closing it at once would drop connections between accept and connection_made.
+            asyncio.get_running_loop().remove_reader(self._listening)
+            for _ in range(ACCEPTING_TURNS):
+                await asyncio.sleep(0)
             self._server.close()
-        for door in list(self._doors):
-            door.close()
-        for talk in self._talks:
+        for talk in list(self._talks):
             talk.stop_reading()
 
-    def say_goodbye(self) -> None:
-        """Everything due has been answered: end the conversations."""
+    async def say_goodbye(self) -> None:
+        """Everything due has been answered: end the conversations.
+
+        Waits up to ``FIRST_WORD_SECONDS`` for those that have not begun.
+        """
         for talk in list(self._talks):
-            talk.say_goodbye("the daemon is stopping")
+            talk.say_goodbye(STOPPING)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._no_doors.wait(), FIRST_WORD_SECONDS)
+        for door in list(self._doors):
+            door.close()
+        for talk in list(self._talks):
+            talk.say_goodbye(STOPPING)
 
     def admit(self, uid: int) -> str:
         """Why a user may not come in now; empty if he may, and then he is counted."""
         settings = self.desk.settings
-        if uid not in (self._own_uid, 0):
+        if not settings.serves_all and uid not in (self._own_uid, 0):
             return f"cannot serve uid {uid}: this daemon serves uid {self._own_uid} and root"
         if self.connections >= settings.connections_max:
             return f"cannot serve you now: {settings.connections_max} connections are open"
@@ -101,10 +132,13 @@ class Server:
     def watch(self, door: Door) -> None:
         """A connection waits for its first byte."""
         self._doors.add(door)
+        self._no_doors.clear()
 
     def unwatch(self, door: Door) -> None:
         """It does not any more."""
         self._doors.discard(door)
+        if not self._doors:
+            self._no_doors.set()
 
 
 class Door(asyncio.Protocol):
@@ -124,12 +158,12 @@ class Door(asyncio.Protocol):
         try:
             self._uid = peer_uid(transport.get_extra_info("socket"))
         except OSError as error:
-            self._turn_away(f"cannot tell who you are: {error}")
+            self._turn_away_with(f"cannot tell who you are: {error}")
             return
         refusal = self._server.admit(self._uid)
         if refusal:
             log.warning("%s", refusal)
-            self._turn_away(refusal)
+            self._turn_away_with(refusal)
             return
         self._admitted = True
         self._server.watch(self)
@@ -144,7 +178,9 @@ class Door(asyncio.Protocol):
             # As POST begins as well: the next byte tells.
             return
         first = data[:1]
-        if first == PREFACE[:1]:
+        if first == PREFACE[:1] and self._server.stopping:
+            self._turn_away(farewell(STOPPING))
+        elif first == PREFACE[:1]:
             desk, uid = self._server.desk, self._uid
             self._hand_over(Conversation(desk, uid, lambda t: self._server.closed(t, uid)), data)
         elif first.isalpha() and not data.startswith(HTTP2_PREFACE):
@@ -152,7 +188,7 @@ class Door(asyncio.Protocol):
             http = HttpConversation(desk, uid, lambda t: self._server.closed(t, uid), new_id)
             self._hand_over(http, data)
         else:
-            self._turn_away(
+            self._turn_away_with(
                 "cannot understand you: this is tallymarkd; "
                 "it speaks the tallymark protocol and HTTP/1.1"
             )
@@ -164,6 +200,8 @@ class Door(asyncio.Protocol):
         self._server.opened(talk)
         self._transport.set_protocol(talk)
         talk.connection_made(self._transport)
+        if self._server.stopping:
+            talk.stop_reading()
         talk.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -178,9 +216,13 @@ class Door(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _turn_away(self, message: str) -> None:
+    def _turn_away_with(self, line: str) -> None:
+        self._turn_away(line.encode() + b"\n")
+
+    def _turn_away(self, last_words: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(message.encode() + b"\n")
+        self._stop_waiting()
+        self._transport.write(last_words)
         self._transport.close()
 
     def _stop_waiting(self) -> None:
