@@ -81,7 +81,7 @@ def _editable_from() -> str:
 
 def notes(daemon: Path, editable_from: str) -> list[str]:
     """What a person should know of an installation that may not last."""
-    said = []
+    said: list[str] = []
     for part, whose in PASSING.items():
         if part in str(daemon) and not said:
             said.append(

@@ -22,6 +22,7 @@ class Launchd:
 
     kind = "launchd"
     directory_mode = 0o755
+    again = "tallymark service install"
 
     def __init__(
         self, machine: Machine, fs: FileSystem, installed: Installation, places: Places

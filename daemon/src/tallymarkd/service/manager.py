@@ -51,6 +51,8 @@ class Manager(Protocol):
     kind: str
     directory_mode: int
     """Of directories that are made for the files."""
+    again: str
+    """The command that installs it, or brings it up to date."""
 
     def check(self) -> None:
         """Raises ``ServiceError`` or ``UsageError`` when it cannot be used."""

@@ -17,9 +17,8 @@ EXIT_PROBLEMS = 1
 EXIT_NOT_INSTALLED = 2
 
 FILE_PROBLEMS = {
-    "missing": "{path} is missing: tallymark service install writes it",
-    "differs": "{path} is not what this tallymark would write: tallymark service install "
-    "brings it up to date",
+    "missing": "{path} is missing: {install}",
+    "differs": "{path} is not what this tallymark would write: {install}",
     "foreign": "{path} is not from `tallymark service install`",
 }
 
@@ -62,7 +61,7 @@ def look(machine: Machine, fs: FileSystem, manager: Manager) -> Status:
     )
     for path, how in files.items():
         if how in FILE_PROBLEMS and (status.installed or how == "foreign"):
-            status.problems.append(FILE_PROBLEMS[how].format(path=path))
+            status.problems.append(FILE_PROBLEMS[how].format(path=path, install=manager.again))
     if status.installed:
         _look_at_service(machine, manager, status)
     return status
@@ -72,15 +71,12 @@ def _look_at_service(machine: Machine, manager: Manager, status: Status) -> None
     found, lines = status.condition, manager.lines()
     if found.failed:
         status.problems.append(
-            f"it has failed and is not started again ({found.failed}): see {lines.log}, then "
-            "tallymark service install"
+            f"it has failed ({found.failed}): {lines.log} tells why; after that {manager.again}"
         )
-    elif not found.listening:
+    if not found.listening:
         status.problems.append(f"it is stopped: {lines.start}")
     if not found.enabled:
-        status.problems.append(
-            "it does not start by itself after a boot: tallymark service install"
-        )
+        status.problems.append(f"it does not start by itself after a boot: {manager.again}")
     if not found.running:
         return
     try:

@@ -107,6 +107,7 @@ class UserSystemd(_Systemd):
     kind = "systemd user"
     scope = ("--user",)
     directory_mode = 0o700
+    again = "tallymark service install"
 
     def _unreachable(self, cause: str) -> str:
         user = self._machine.user
@@ -167,6 +168,12 @@ class UserSystemd(_Systemd):
         command = ("systemd-run", "--user", "--wait", "--collect", "--quiet", *wanted, "true")
         return self._machine.run(command).code == 0
 
+    def after_removing(self) -> list[Step]:
+        folder = self._directory()
+        # Those that were made for the units; with anything else in them they stay.
+        empty = Step(("rmdir", str(folder), str(folder.parent)), may_fail=True)
+        return [*super().after_removing(), empty]
+
     def socket(self) -> Path:
         text = unit_files.read(self._fs, self._directory() / SOCKET) or ""
         for line in text.splitlines():
@@ -202,6 +209,7 @@ class SystemSystemd(_Systemd):
     kind = "systemd system"
     scope = ()
     directory_mode = 0o755
+    again = "tallymark service install --system"
 
     def check(self) -> None:
         if self._machine.uid != 0:
@@ -245,9 +253,10 @@ class SystemSystemd(_Systemd):
         return SYSTEM_STATE_DIR
 
     def notes(self) -> list[str]:
+        how = "usermod --append --groups tallymark NAME"
         return [
             (
-                "who is in the group tallymark may connect: usermod --append --groups tallymark NAME; "
-                "for everybody: systemctl edit tallymarkd.socket, SocketMode=0666"
+                f"who is in the group tallymark may connect ({how}); for everybody: "
+                "SocketMode=0666 by systemctl edit tallymarkd.socket"
             )
         ]
