@@ -19,7 +19,7 @@ from tests.daemon import DEADLINE_SECONDS, wait_for
 from tests.systemd import boot, cgroups
 
 USER = "alice"
-"""An ordinary user, who lingers: her own service manager runs without a login."""
+"""The ordinary user whom every machine has."""
 
 GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GUEST_BASE = Path("/opt/python")
@@ -112,6 +112,14 @@ class Machine:
             said = f"{' '.join(command)} exited {done.returncode}: {done.stdout}{done.stderr}"
             raise AssertionError(f"{said}\n{self.console()}" if not self.alive() else said)
         return done
+
+    def add_user(self, user: str) -> None:
+        """An ordinary user, who lingers: the own service manager runs without a login."""
+        if self.run("id", user, check=False).returncode:
+            self.run("useradd", "--create-home", "--shell", "/bin/sh", user)
+        self.run("loginctl", "enable-linger", user)
+        bus = self.path(f"/run/user/{self.uid(user)}/bus")
+        wait_for(f"{user}'s own systemd", bus.exists)
 
     def alive(self) -> bool:
         """Whether the guest runs."""
@@ -245,15 +253,10 @@ def python() -> str:
 
 def _furnish(machine: Machine) -> None:
     machine.run("ldconfig")
-    if machine.run("id", USER, check=False).returncode:
-        machine.run("useradd", "--create-home", "--shell", "/bin/sh", USER)
-    machine.run("loginctl", "enable-linger", USER)
-    bus = machine.path(f"/run/user/{machine.uid(USER)}/bus")
-    wait_for(f"{USER}'s own systemd", bus.exists)
-    said = machine.run(python(), "-c", "import sys; print(sys.version)", user=USER).stdout
-    assert said.strip() == sys.version.replace("\n", " ").strip() or said.strip() == sys.version, (
-        f"the guest has another Python: {said}"
-    )
+    machine.add_user(USER)
+    version = (python(), "-c", "import sys; print(sys.version)")
+    said = machine.run(*version, user=USER).stdout.strip()
+    assert said == sys.version.strip(), f"the guest has another Python: {said}"
 
 
 __all__ = ["USER", "Machine", "booted", "cannot_boot", "python"]

@@ -15,7 +15,6 @@ from tests.stored_ids import ids_in_journal
 from tests.systemd.installed import CODE
 from tests.systemd.machine import USER, Machine
 
-
 SERVICE = "tallymarkd.service"
 SOCKET = "tallymarkd.socket"
 
