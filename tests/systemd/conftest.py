@@ -23,6 +23,8 @@ def machine(
         pytest.skip(reason)
     built: dict[str, Path] = request.getfixturevalue("wheels")
     wheels = wheelhouse(tmp_path_factory.mktemp("wheelhouse"), list(built.values()))
+    # pytest's own folders are for its user alone.
+    wheels.chmod(0o755)
     binds = {wheels: WHEELS, ROOT / "tests": CODE / "tests"}
     with booted(tmp_path_factory.mktemp("machine"), binds) as found:
         install(found, PYTHON.parent.parent)

@@ -14,19 +14,19 @@ from tests.systemd.programs import Program, running
 from tests.systemd.services import SERVICE, Service
 
 CLIENTS = 50
-KILLS = 3
+KILLS = 2
 
 ACKED_EACH = 8
 """Every client has so many acknowledged events before something is done to the daemon."""
 
-ACKED_AFTER = 1000
+ACKED_AFTER = 500
 """So many events more are acknowledged between what is done and the judgement."""
 
 WATCHDOG_SECONDS = 1
 
-FED = 2500
-"""Acknowledged events that a healthy daemon lives through: several times the watchdog's
-interval."""
+FED = 1500
+"""Acknowledged events that a healthy daemon lives through: they take longer than the
+watchdog's interval."""
 
 STUCK = "fdatasync:delay_enter=60s"
 
