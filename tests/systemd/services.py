@@ -18,6 +18,8 @@ from tests.systemd.machine import USER, Machine
 SERVICE = "tallymarkd.service"
 SOCKET = "tallymarkd.socket"
 
+LINES_MAX = 25
+
 
 class Service:
     """One kind of it. Whoever speaks to it is ``alice``, in either kind."""
@@ -75,7 +77,7 @@ class Service:
         done = self.machine.run("systemctl", *scope, *arguments, user=self.owner, check=False)
         if check and done.returncode:
             raise AssertionError(
-                f"systemctl {' '.join(arguments)}: {done.stdout}{done.stderr}\n{self.journal()}"
+                f"systemctl {' '.join(arguments)}: {done.stdout}{done.stderr}\n{self.last_words()}"
             )
         return str(done.stdout)
 
@@ -131,7 +133,7 @@ class Service:
         try:
             wait_for(what, look, seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.journal()}") from None
+            raise AssertionError(f"{error}\n{self.last_words()}") from None
 
     def journal(self, *options: str) -> str:
         """What the daemon, and its manager about it, have said."""
@@ -142,6 +144,10 @@ class Service:
         return self.machine.run(
             "journalctl", "--no-pager", "--output=cat", *options, *matches
         ).stdout
+
+    def last_words(self) -> str:
+        """The end of it, for a message."""
+        return self.journal(f"--lines={LINES_MAX}")
 
     @contextmanager
     def listening(self) -> Iterator[Callable[[], str]]:
@@ -169,7 +175,7 @@ class Service:
         try:
             found: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
-            said = f"no answer: {done.stdout}{done.stderr}\n{self.journal()}"
+            said = f"no answer: {done.stdout}{done.stderr}\n{self.last_words()}"
             raise AssertionError(said) from None
         return found
 

@@ -44,7 +44,7 @@ def judge(service: Service, program: Program) -> None:
     """All that was acknowledged is there once, and all else that is there was sent."""
     came = program.finish()
     service.systemctl("stop", SERVICE)
-    assert service.active() == "inactive", service.journal()
+    assert service.active() == "inactive", service.last_words()
     acked = [
         event_id(name, number)
         for name, count in came["events"].items()

@@ -28,10 +28,10 @@ def test_restarts_under_load_lose_nothing_and_refuse_nobody(service: Service) ->
             talkers.until("conversations", "conversations", ended + BETWEEN)
             service.systemctl("restart", SERVICE)
         talked, recorded = talkers.finish(), recorders.finish()
-    assert service.restarts() == 0, service.journal()
+    assert service.restarts() == 0, service.last_words()
     service.systemctl("stop", SERVICE)
 
-    assert talked["broken"] == {}, service.journal()
+    assert talked["broken"] == {}, service.last_words()
     # Without any the restarts would have fallen between the conversations.
     assert talked["ends"]["goodbye"] >= RESTARTS
     assert talked["ends"]["acknowledged"] >= RESTARTS * BETWEEN // 2
