@@ -22,6 +22,7 @@ from tallymark.events import RunEnd, Usage
 from tallymark.protocol.connection import ClientConnection
 from tallymark.protocol.outbox import Outbox
 from tests.daemon import DEADLINE_SECONDS, Daemon, running, tallymark, wait_for
+from tests.fault.mounts import Filler, cannot_mount, tmpfs
 from tests.speed import Times, quick
 
 HEALTH_SECONDS_MAX = 0.8
@@ -40,6 +41,21 @@ class UnixHTTP(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(DEADLINE_SECONDS)
         self.sock.connect(str(self._path))
+
+
+@pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount() or "it can")
+@pytest.mark.parametrize("bytes_free", [0, 16384, 65536, 98304])
+def test_a_first_start_on_a_full_disk_names_the_place(tmp_path: Path, bytes_free: int) -> None:
+    with tmpfs(tmp_path / "disk", 1024 * 1024) as disk:
+        (disk / "state").mkdir()
+        Filler(disk).leave(bytes_free)
+        line = start_refused(
+            "--state-dir", str(disk / "state"), "--socket", str(tmp_path / "t.sock")
+        )
+
+    assert line.startswith("1 ")
+    assert str(disk / "state") in line
+    assert "No space left on device" in line or "the disk is full" in line
 
 
 def start_refused(*args: str, **env: str) -> str:

@@ -12,6 +12,7 @@ from tallymark.fs import OsFileSystem
 from tallymarkd import manager as manager_module
 from tallymarkd.config import Settings, load_settings
 from tallymarkd.manager import Manager, on_terminal
+from tallymarkd.server import launchd
 
 
 @pytest.fixture
@@ -83,6 +84,34 @@ def test_a_socket_that_was_asked_for_must_be_the_one(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="cannot listen on .*/other.sock .option --socket."):
         manager(settings(tmp_path, socket=str(tmp_path / "other.sock")))
+
+
+def test_launchd_is_asked_when_the_settings_say_so(
+    tmp_path: Path, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def activate(name: str) -> list[int]:
+        asked.append(name)
+        return [os.dup(sock.fileno())]
+
+    monkeypatch.setattr(launchd, "activate", activate)
+
+    found = manager(settings(tmp_path, launchd="true"))
+
+    assert asked == ["tallymarkd"]
+    assert found.settings.socket == tmp_path / "t.sock"
+    assert found.listener is not None
+    found.listener.close()
+
+
+def test_two_sockets_of_launchd_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchd, "activate", lambda name: [3, 4])
+
+    with pytest.raises(UsageError, match="cannot use 2 sockets of launchd: one is right"):
+        manager(settings(tmp_path, launchd="true"))
 
 
 def test_whether_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from tallymarkd.place import refuse_unsafe
 from tallymarkd.reloading import reload, tell
 from tallymarkd.server.desk import Desk, FramePool, ServerSettings
 from tallymarkd.server.listener import Listener, listen
+from tallymarkd.server.peer import is_root
 from tallymarkd.server.server import Server, own_uid
 from tallymarkd.storage.journal import JournalSettings
 from tallymarkd.supervision import Supervision
@@ -86,9 +87,7 @@ def run(
         listener = manager.listener or listen(fs, settings.socket)
         try:
             manager.notifier.starting("reading the journal")
-            restored = restore(
-                fs, settings.state_dir, _journal_settings(settings), strict=settings.strict
-            )
+            restored = _restore(fs, settings)
             return asyncio.run(_Daemon(settings, fs, restored, listener, manager, env).serve())
         finally:
             listener.close()
@@ -118,6 +117,15 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
         yield
     finally:
         fs.close(lock)
+
+
+def _restore(fs: FileSystem, settings: Settings) -> Restored:
+    try:
+        return restore(fs, settings.state_dir, _journal_settings(settings), strict=settings.strict)
+    except OSError as error:
+        if error.filename is None:  # a write knows no name
+            error.filename = str(settings.state_dir)
+        raise
 
 
 def _journal_settings(settings: Settings) -> JournalSettings:
@@ -169,7 +177,7 @@ class _Daemon:
         manager: Manager,
         env: Mapping[str, str],
     ) -> None:
-        self._settings = self._started = settings
+        self._settings = settings
         self._fs = fs
         self._restored = restored
         self._listener = listener
@@ -261,7 +269,12 @@ class _Daemon:
             _server_settings(settings),
             FramePool(settings.frame_pool_bytes_max),
         )
-        self._server = Server(self._desk, new_id=lambda: str(uuid7()), own_uid=own_uid())
+        self._server = Server(
+            self._desk,
+            new_id=lambda: str(uuid7()),
+            own_uid=own_uid(),
+            is_root=lambda uid: is_root(uid, settings.socket),
+        )
         self._supervision = Supervision(
             self._manager.notifier,
             self._manager.watchdog_seconds,
@@ -288,7 +301,7 @@ class _Daemon:
 
     def _reload(self) -> None:
         """Take over what can change while we run (SIGHUP)."""
-        came = reload(self._settings, self._started)
+        came = reload(self._settings, self._manager.loaded)
         self._supervision.reload(lambda: self._apply(came.settings))
         tell(came)
 
@@ -351,7 +364,8 @@ def _next_command(settings: Settings) -> str:
     """What a person types next, in the directory where the daemon was started."""
     command = Path(sys.executable).with_name("tallymark")
     here = Path.cwd()
-    shown = command.relative_to(here) if command.is_relative_to(here) else command
+    near = here != here.parent and command.is_relative_to(here)
+    shown = command.relative_to(here) if near else command
     words = [str(shown) if command.exists() else "tallymark"]
     if settings.socket != socket_path(state_dir(os.environ)):
         words += ["--socket", str(settings.socket)]

@@ -79,6 +79,9 @@ class Settings:
             choices=("own", "all"),
         ),
     )
+    launchd: bool = field(
+        default=False, metadata=_about("take the socket from launchd, which started this daemon")
+    )
     strict: bool = field(
         default=False,
         metadata=_about("refuse to start when the journal has lost what was acknowledged"),

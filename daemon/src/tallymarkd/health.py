@@ -87,7 +87,9 @@ class Vitals:
             codes = ", ".join(reason.code for reason in condition.reasons)
             return f"{condition.status} ({codes}); tallymark health tells more"
         ledger = self.engine.books.server.ledger
-        return f"{_count(self.connections(), 'connection')}, {ledger.stored:,} events stored"
+        return (
+            f"{_count(self.connections(), 'connection')}, {_count(ledger.stored, 'event')} stored"
+        )
 
     def _free_bytes(self) -> int | None:
         """Free space at the state directory; None when it cannot be reached."""

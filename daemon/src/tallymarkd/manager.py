@@ -1,6 +1,7 @@
 """What a service manager has handed us: a socket, a place to report to, a watchdog.
 
-systemd hands them over in the environment. Started by hand there is none of it.
+systemd hands them over in the environment, launchd when it is asked. Started by
+hand there is none of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass, replace
 from tallymark.errors import UsageError
 from tallymark.fs import FileSystem
 from tallymarkd.config import Settings
-from tallymarkd.server.activation import inherited_socket, path_of
+from tallymarkd.server import launchd
+from tallymarkd.server.activation import SOCKET_NAME, adopt, inherited_socket, path_of
 from tallymarkd.server.listener import Listener
 from tallymarkd.server.notify import Notifier, watchdog_seconds
 
@@ -22,8 +24,12 @@ IMPLIED = ("default", "in state_dir")
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """The service manager, as far as there is one. ``settings`` has its socket's path."""
+    """The service manager, as far as there is one.
 
+    ``settings`` has its socket's path; ``loaded`` is what there was before.
+    """
+
+    loaded: Settings
     settings: Settings
     notifier: Notifier
     watchdog_seconds: float | None
@@ -37,11 +43,11 @@ class Manager:
         pid = os.getpid()
         notifier = Notifier.from_environment(env)
         watchdog = watchdog_seconds(env, pid)
-        sock = inherited_socket(env, pid)
+        sock = adopt(_from_launchd()) if settings.launchd else inherited_socket(env, pid)
         if sock is None:
-            return cls(settings, notifier, watchdog, None)
+            return cls(settings, settings, notifier, watchdog, None)
         listener = Listener(sock, path_of(sock), fs)
-        return cls(_listening_on(settings, listener), notifier, watchdog, listener)
+        return cls(settings, _listening_on(settings, listener), notifier, watchdog, listener)
 
 
 def _listening_on(settings: Settings, listener: Listener) -> Settings:
@@ -54,6 +60,17 @@ def _listening_on(settings: Settings, listener: Listener) -> Settings:
         )
     origins = {**settings.origins, "socket": "handed over by the service manager"}
     return replace(settings, socket=listener.path, origins=origins)
+
+
+def _from_launchd() -> int:
+    """The file descriptor of the one socket that launchd has for us."""
+    found = launchd.activate(SOCKET_NAME)
+    if len(found) != 1:
+        raise UsageError(
+            f"cannot use {len(found)} sockets of launchd: one is right; "
+            f"give the LaunchAgent one under Sockets, {SOCKET_NAME}"
+        )
+    return found[0]
 
 
 def on_terminal() -> bool:

@@ -43,7 +43,10 @@ class Reloaded:
 
 
 def reload(running: Settings, started: Settings) -> Reloaded:
-    """Read the settings anew. ``running`` are in force, ``started`` those of the start."""
+    """Read the settings anew. ``running`` are in force, ``started`` were read at the start.
+
+    The two differ by what was reloaded since, and by a socket of the service manager.
+    """
     if started.again is None:
         return Reloaded(running)
     try:

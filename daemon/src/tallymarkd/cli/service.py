@@ -17,9 +17,9 @@ from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
     from tallymarkd.service.machine import Machine
-    from tallymarkd.service.manager import Manager
+    from tallymarkd.service.managers import Manager
     from tallymarkd.service.places import Places
-    from tallymarkd.service.report import Status
+    from tallymarkd.service.standing import Status
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -99,7 +99,7 @@ def status_command(place: Place, system: bool) -> int:
 
     Exit code 0 all is well, 1 something is not, 2 it is not installed.
     """
-    from tallymarkd.service.report import look
+    from tallymarkd.service.standing import look
 
     machine = _machine(place)
     _, manager = _manager(machine, place, system=system)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tallymark.errors import DeliveryError, UsageError
 from tallymark.fs import FileSystem, is_locked, is_socket
+from tallymarkd.config import load_settings
 from tallymarkd.core.layout import Layout
 from tallymarkd.service import unit_files
 from tallymarkd.service.installation import Installation
 from tallymarkd.service.launchctl import Launchd
 from tallymarkd.service.machine import Machine, Ran, ServiceError
-from tallymarkd.service.manager import Condition, Manager, failed, perform
+from tallymarkd.service.managers import Condition, Manager, failed, perform
 from tallymarkd.service.places import Places, system_places, user_places
 from tallymarkd.service.systemd import SystemSystemd, UserSystemd
 
@@ -70,8 +73,8 @@ def install(
 ) -> None:
     """Install, or bring up to date. Raises ``ServiceError``, ``UsageError``, ``StorageError``.
 
-    1. The manager can be reached, and no other tallymarkd is in the way.
-    2. The state directory will do.
+    1. The manager can be reached.
+    2. The state directory and the settings will do, and no other tallymarkd runs there.
     3. No file is in the way that is not ours.
     4. Files are written, those that differ.
     5. The manager takes them, and listens.
@@ -79,10 +82,11 @@ def install(
     """
     manager.check()
     before = manager.condition()
+    _prepare(fs, places, system=system)
+    _check_settings(machine, places, system=system)
     if not before.running:
         _refuse_others(machine, places, before)
     old = manager.state_dir()
-    _prepare(fs, places, system=system)
     files = manager.files()
     unit_files.refuse_foreign(fs, files)
     changed = set()
@@ -129,11 +133,29 @@ def _prepare(fs: FileSystem, places: Places, *, system: bool) -> None:
     for folder in (places.state_dir, places.spool_dir):
         try:
             fs.mkdir(folder)
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         except OSError as error:
             raise ServiceError(
                 f"cannot use {folder}: {error.strerror or error}; choose another state directory "
                 "with --state-dir"
             ) from None
+
+
+def _check_settings(machine: Machine, places: Places, *, system: bool) -> None:
+    """Raises ``UsageError`` for a settings file with which the service would not start."""
+    env = {"HOME": str(machine.home), **places.environment}
+    if system:
+        env = {"HOME": str(places.state_dir), "XDG_CONFIG_HOME": str(machine.root / "etc")}
+    options = {"state_dir": str(places.state_dir), "spool_dir": str(places.spool_dir)}
+    settings = load_settings(options, env, machine.platform)
+    # What is only the default is the socket that the daemon is given.
+    from_file = settings.origins["socket"] == str(settings.config)
+    if from_file and settings.socket != places.socket:
+        raise UsageError(
+            f"cannot use socket = {settings.socket} ({settings.origins['socket']}): the service "
+            f"listens on {places.socket}; take the setting out"
+        )
 
 
 def _see_it_answer(machine: Machine, manager: Manager, tell: Tell) -> None:

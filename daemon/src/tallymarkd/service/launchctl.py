@@ -13,7 +13,7 @@ from tallymark.fs import FileSystem
 from tallymarkd.service import plist, unit_files
 from tallymarkd.service.installation import Installation
 from tallymarkd.service.machine import Machine, ServiceError
-from tallymarkd.service.manager import Condition, Lines, Step
+from tallymarkd.service.managers import Condition, Lines, Step
 from tallymarkd.service.places import Places
 
 

@@ -12,7 +12,7 @@ from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
 from tallymarkd.service import installation, render, unit_files
 from tallymarkd.service.installation import Installation
 from tallymarkd.service.machine import Machine, ServiceError
-from tallymarkd.service.manager import Condition, Lines, Step
+from tallymarkd.service.managers import Condition, Lines, Step
 from tallymarkd.service.places import Places
 from tallymarkd.service.render import SERVICE, SOCKET, SYSUSERS
 

@@ -10,7 +10,7 @@ from tallymark.fs import FileSystem
 from tallymarkd._version import __version__
 from tallymarkd.service import unit_files
 from tallymarkd.service.machine import Machine
-from tallymarkd.service.manager import Condition, Manager
+from tallymarkd.service.managers import Condition, Manager
 
 EXIT_OK = 0
 EXIT_PROBLEMS = 1
