@@ -11,11 +11,13 @@ a refused connection among them.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import socket
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,14 +108,22 @@ class Talk:
         events = self.events()
         connection = http.client.HTTPConnection("localhost")
         connection.sock = self.connected()
+        began = time.monotonic()
         try:
-            connection.request(
-                "POST", "/v1/events?project=http",
-                b"".join(msgspec.json.encode(each) + b"\n" for each in events),
-                {"Content-Type": "application/x-ndjson", "Connection": "close"},
-            )  # fmt: skip
-            answer = connection.getresponse()
-            body = answer.read()
+            # What was said before it hung up is still to be read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(
+                    "POST", "/v1/events?project=http",
+                    b"".join(msgspec.json.encode(each) + b"\n" for each in events),
+                    {"Content-Type": "application/x-ndjson", "Connection": "close"},
+                )  # fmt: skip
+            sent = time.monotonic() - began
+            answer = http.client.HTTPResponse(connection.sock, method="POST")
+            with answer:
+                answer.begin()
+                body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            return f"http: {type(error).__name__} {error}, sent after {sent:.3f} s"
         finally:
             connection.close()
         if answer.status // 100 == 2:

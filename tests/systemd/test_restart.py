@@ -24,14 +24,14 @@ def test_restarts_under_load_lose_nothing_and_refuse_nobody(service: Service) ->
     ):
         recorders.until("recorded events", "recorded", 100)
         for _ in range(RESTARTS):
-            ended = talkers.told()["conversations"]
+            ended = talkers.until("conversations", "conversations", 1)
             talkers.until("conversations", "conversations", ended + BETWEEN)
             service.systemctl("restart", SERVICE)
         talked, recorded = talkers.finish(), recorders.finish()
     assert service.restarts() == 0, service.last_words()
     service.systemctl("stop", SERVICE)
 
-    assert talked["broken"] == {}, service.last_words()
+    assert talked["broken"] == {}, talked
     # Without any the restarts would have fallen between the conversations.
     assert talked["ends"]["goodbye"] >= RESTARTS
     assert talked["ends"]["acknowledged"] >= RESTARTS * BETWEEN // 2
