@@ -15,6 +15,7 @@ from tests.systemd.services import SERVICE, Service
 
 CLIENTS = 50
 KILLS = 2
+RECORDERS = 3
 
 ACKED_EACH = 8
 """Every client has so many acknowledged events before something is done to the daemon."""
@@ -40,14 +41,24 @@ def crowd(service: Service, count: int) -> Iterator[Program]:
         yield program
 
 
-def judge(service: Service, program: Program) -> None:
+@contextmanager
+def library(service: Service) -> Iterator[Program]:
+    """Agents that record with the library, and give no event a key."""
+    arguments = (str(service.socket), f"{RECORDERS}", "library")
+    with running(service.machine, "tests.systemd.recorder", *arguments) as program:
+        program.until("recorded events", "recorded", ACKED_EACH)
+        yield program
+
+
+def judge(service: Service, *programs: Program) -> None:
     """All that was acknowledged is there once, and all else that is there was sent."""
-    came = program.finish()
+    came = [program.finish()["events"] for program in programs]
     service.systemctl("stop", SERVICE)
     assert service.active() == "inactive", service.last_words()
     acked = [
         event_id(name, number)
-        for name, count in came["events"].items()
+        for events in came
+        for name, count in events.items()
         for number in range(1, count + 1)
     ]
     # At its end a client knows of everything that it has sent what became of it.
@@ -56,14 +67,14 @@ def judge(service: Service, program: Program) -> None:
 
 
 def test_sigkill_under_load_is_made_good(service: Service) -> None:
-    with crowd(service, CLIENTS) as clients:
+    with crowd(service, CLIENTS) as clients, library(service) as recorders:
         for kills in range(1, KILLS + 1):
             assert service.health()["connections"] >= CLIENTS
             os.kill(service.pid(), signal.SIGKILL)
             service.until("another start", lambda: service.restarts() == kills)  # noqa: B023
             service.until("a ready daemon", lambda: service.active() == "active")
             clients.until("events", "acked", clients.told()["acked"] + ACKED_AFTER)
-        judge(service, clients)
+        judge(service, clients, recorders)
 
 
 def test_a_stuck_disk_has_the_watchdog_start_it_again(service: Service) -> None:
