@@ -57,6 +57,8 @@ class FakeAnswers:
         self.states: dict[str, bytes] = {}
         self.condition = Condition("ok", [], {"version": "0"})
         self.waiting: list[Callable[[Condition], None]] = []
+        self.holds: list[tuple[int, Callable[[bytes, str], None]]] = []
+        self.released: list[int] = []
 
     def projects(self) -> bytes:
         return b'["every project"]'
@@ -69,6 +71,10 @@ class FakeAnswers:
             self.waiting.append(done)
         else:
             done(self.condition)
+
+    def hold(self, uid: int, done: Callable[[bytes, str], None]) -> Callable[[], None]:
+        self.holds.append((uid, done))
+        return lambda: self.released.append(uid)
 
 
 def make_desk(bench: Bench, answers: FakeAnswers | None = None, **limits: Any) -> Desk:

@@ -111,6 +111,7 @@ class FakeDaemon:
         self.health = HealthReport(id=0, status="ok")
         self.replies: dict[str, list[bytes]] = {}
         self.reply_error = ""
+        self.knows_all_questions = True
         self._backlog = backlog
         self._connections: set[_Conversation] = set()
         self._threads: list[threading.Thread] = []
@@ -278,6 +279,7 @@ class _Conversation:
                     server_id=daemon.server_id,
                     durable_seq=self._producer.durable_seq if self._producer else 0,
                     limits=daemon.limits,
+                    version="0.0.9",
                 )
             )
 
@@ -315,6 +317,10 @@ class _Conversation:
             self.send(Ack(through_seq=producer.durable_seq))
 
     def _answer(self, query: Query) -> None:
+        if not self._daemon.knows_all_questions:
+            message = "cannot understand a message of the client: Invalid enum value"
+            self.send(Refused(code="protocol_error", message=message))
+            return
         pieces = self._daemon.replies.get(query.what, [b""])
         for number, piece in enumerate(pieces, 1):
             more = number < len(pieces)

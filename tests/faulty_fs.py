@@ -18,7 +18,8 @@ from typing import TypeVar
 from tallymark.fs import FileSystem, OsFileSystem, Stamp
 
 CHANGES = frozenset(
-    "create write allocate truncate sync_data sync sync_dir replace link unlink mkdir lock".split()
+    "create write allocate truncate sync_data sync sync_dir replace link unlink mkdir rmdir"
+    " lock".split()
 )
 """Operations after which the disk, or what is durable of it, may be another."""
 
@@ -207,6 +208,9 @@ class FaultyFs:
 
     def mkdir(self, path: Path) -> None:
         self._do(Operation("mkdir", path), lambda: self.inner.mkdir(path))
+
+    def rmdir(self, path: Path) -> None:
+        self._do(Operation("rmdir", path), lambda: self.inner.rmdir(path))
 
     def names(self, path: Path) -> list[str]:
         return self._do(Operation("names", path), lambda: self.inner.names(path))

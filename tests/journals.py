@@ -72,13 +72,16 @@ class Machine:
     fs: FileSystem = field(default_factory=MemoryFs)
     settings: JournalSettings = field(default_factory=settings)
 
-    def start(self, *, evidence_lsn: int = 0, read_after_lsn: int = 0) -> Opened:
+    def start(
+        self, *, evidence_lsn: int = 0, read_after_lsn: int = 0, next_lsn_min: int = 0
+    ) -> Opened:
         """Steps 1 to 4 of recovery."""
         refuse_newer(self.fs, JOURNAL)
         found = survey(self.fs, JOURNAL, evidence_lsn=evidence_lsn, read_after_lsn=read_after_lsn)
         journal = open_journal(
-            self.fs, JOURNAL, found, self.settings, server_id=SERVER_ID, quarantine=QUARANTINE
-        )
+            self.fs, JOURNAL, found, self.settings, server_id=SERVER_ID, quarantine=QUARANTINE,
+            next_lsn_min=next_lsn_min,
+        )  # fmt: skip
         return Opened(journal, found)
 
     def look(self, *, evidence_lsn: int = 0) -> Survey:

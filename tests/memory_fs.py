@@ -184,6 +184,11 @@ class MemoryFs:
         for each in (path, *path.parents):
             self.directories.setdefault(each, Directory())
 
+    def rmdir(self, path: Path) -> None:
+        if self._directory(path).live:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        del self.directories[path]
+
     def names(self, path: Path) -> list[str]:
         directory = self.directories.get(path)
         return sorted(directory.live) if directory else []

@@ -3,12 +3,14 @@
 In README.md, the distributions' README.md and docs/*.md:
 
 - a block fenced as ``python`` is executed; all of a file share one namespace;
-- in a block fenced as ``console``, each line ``$ tallymark …`` is run and must
-  exit 0, or as ``# exit N`` at its end says; other lines are output, or
-  commands that are not ours to run.
+- in a block fenced as ``console``, each line ``$ tallymark …`` or
+  ``$ tallymarkd --check-config`` is run and must exit 0, or as ``# exit N`` at
+  its end says; other lines are output, or commands that are not ours to run.
 
 They run in the order of the file, in a fresh process, against a daemon of
 their own. A program in a doc that is not to be run is fenced as ``text``.
+
+The tables of docs/OPERATIONS.md have every setting, reason and exit code of the code.
 """
 
 from __future__ import annotations
@@ -27,6 +29,14 @@ from pathlib import Path
 
 import pytest
 
+from tallymarkd import __main__
+from tallymarkd.app import EXIT_SOFTWARE
+from tallymarkd.cli.health import unreachable
+from tallymarkd.config import SETTINGS
+from tallymarkd.core.committer import EXIT_IO_ERROR
+from tallymarkd.health.troubles import TROUBLES, Weight
+from tallymarkd.setting import Setting
+
 ROOT = Path(__file__).resolve().parent.parent
 WITH_EXAMPLES = sorted(
     path
@@ -37,7 +47,7 @@ ALL = sorted({*WITH_EXAMPLES, *ROOT.glob("*.md")})
 START_SECONDS_MAX = 60.0
 
 FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*)")
-COMMAND = re.compile(r"^\$ (tallymark(?: .*?)?)(?:\s+# exit (\d+))?$")
+COMMAND = re.compile(r"^\$ (tallymark(?: .*?)?|tallymarkd --check-config)(?:\s+# exit (\d+))?$")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 
 # Runs in the fresh process. A traceback shows the file and the line of the document.
@@ -204,6 +214,83 @@ def test_the_examples_run(path: Path) -> None:
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_links_lead_somewhere(path: Path) -> None:
     assert broken_links(path) == []
+
+
+# docs/OPERATIONS.md, held against the code.
+
+OPERATIONS = ROOT / "docs" / "OPERATIONS.md"
+STATUS = {
+    Weight.NOTICE: "degraded",
+    Weight.HOLDING: "degraded, holding",
+    Weight.FAILING: "failing",
+}
+
+
+def table(head: str) -> list[list[str]]:
+    """The cells of the table in OPERATIONS.md whose first column is called so."""
+    lines = iter(OPERATIONS.read_text(encoding="utf-8").splitlines())
+    found: list[list[str]] = []
+    for line in lines:
+        if line.startswith(f"| {head} |"):
+            next(lines)
+            for row in lines:
+                if not row.startswith("|"):
+                    return found
+                found.append([cell.strip() for cell in row.strip("|").split("|")])
+    raise AssertionError(f"there is no table that begins with {head}")
+
+
+def unit(setting: Setting) -> str:
+    """What its value counts."""
+    if setting.in_bytes:
+        return "bytes"
+    if setting.kind not in ("int", "float"):
+        return {"path": "path", "bool": "true, false", "str": ", ".join(setting.about.choices)}[
+            setting.kind
+        ]
+    last = setting.name.removesuffix("_max").rpartition("_")[2]
+    return {"seconds": "s", "days": "days"}.get(last, "number")
+
+
+def settings_row(setting: Setting) -> list[str]:
+    """What OPERATIONS.md has to say of a setting."""
+    about = setting.about
+    bounds = f"{setting.show(about.least)}, {setting.show(about.most)}"
+    return [
+        f"`{setting.name}`",
+        unit(setting),
+        "below" if setting.default is None else setting.show(setting.default),
+        "" if about.least is None else bounds,
+        "reload" if about.reload else "restart",
+        about.text,
+    ]
+
+
+def test_every_setting_is_told_with_unit_default_and_bounds() -> None:
+    rows = [settings_row(setting) for setting in SETTINGS]
+    right = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    assert table("setting") == rows, f"docs/OPERATIONS.md should have:\n{right}"
+
+
+def test_every_reason_of_health_is_told_with_its_status() -> None:
+    told = {code.strip("`"): status for code, status, *_ in table("code")}
+    known = {code: STATUS[trouble.weight] for code, trouble in TROUBLES.items()}
+    (unreachable_reason,) = unreachable("").reasons
+    assert told == {**known, unreachable_reason.code: "failing"}
+    assert list(told) == [*TROUBLES, unreachable_reason.code]
+
+
+def test_every_exit_code_of_the_daemon_is_told() -> None:
+    told = [row[0] for row in exit_codes()]
+    known = {0, __main__.EXIT_FAILED, __main__.EXIT_USAGE, EXIT_SOFTWARE, EXIT_IO_ERROR}
+    assert [int(code) for code in told if code.isdigit()] == sorted(known)
+
+
+def exit_codes() -> list[list[str]]:
+    text = OPERATIONS.read_text(encoding="utf-8")
+    section = text.partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
 DOCUMENT = """\

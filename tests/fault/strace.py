@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +52,32 @@ def traced(log: Path, calls: str, *injections: str, paths: Sequence[Path] = ()) 
     return (*command, "--")
 
 
+@contextmanager
+def stuck(pid: int, call: str) -> Iterator[Callable[[], None]]:
+    """A running process in which this call does not come back; gives what ends that.
+
+    The tracer goes first, whatever happens: a traced process cannot be killed while
+    its call is held.
+    """
+    command = ["strace", "-f", "-q", "-o", "/dev/null", "-p", str(pid), "-e", f"trace={call}",
+               "-e", f"inject={call}:delay_enter=3600s"]  # fmt: skip
+    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def end() -> None:
+        tracer.terminate()
+        tracer.wait()
+
+    try:
+        tasks = Path(f"/proc/{pid}/task")
+        wait_for(
+            "strace in every thread",
+            lambda: all(_tracer_of(task / "status") == tracer.pid for task in tasks.iterdir()),
+        )
+        yield end
+    finally:
+        end()
+
+
 def let_go(pid: int) -> None:
     """End the tracing of a process, which goes on as if nothing had been injected."""
     tracer = _tracer(pid)
@@ -59,8 +87,12 @@ def let_go(pid: int) -> None:
 
 
 def _tracer(pid: int) -> int:
+    return _tracer_of(Path(f"/proc/{pid}/status"))
+
+
+def _tracer_of(file: Path) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = file.read_text()
     except FileNotFoundError:
         return 0
     found = re.search(r"^TracerPid:\s*(\d+)", status, re.MULTILINE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -24,23 +23,11 @@ from tallymark.protocol.outbox import Outbox
 from tests.daemon import DEADLINE_SECONDS, Daemon, running, tallymark, wait_for
 from tests.fault.mounts import Filler, cannot_mount, tmpfs
 from tests.speed import Times, quick
+from tests.unix_http import UnixHTTP
 
 HEALTH_SECONDS_MAX = 0.8
 """More than ``tallymark --version`` takes, which is 0.1 to 0.2 s on an idle machine. How
 long Python takes to start is no matter of ours, and on a busy machine most of a second."""
-
-
-class UnixHTTP(http.client.HTTPConnection):
-    """http.client over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=DEADLINE_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE_SECONDS)
-        self.sock.connect(str(self._path))
 
 
 @pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount() or "it can")

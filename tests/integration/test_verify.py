@@ -12,7 +12,7 @@ from tallymark.events import RunEnd, Usage
 from tests.daemon import Daemon, running, tallymark, wait_for
 from tests.daemon_parts import run_end
 from tests.damaged_states import tree
-from tests.integration.test_daemon import UnixHTTP
+from tests.unix_http import UnixHTTP
 
 OPTIONS = (
     "--save-interval-seconds", "0.05",

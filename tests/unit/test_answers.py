@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -8,18 +10,23 @@ import pytest
 
 from tallymarkd import answers as answers_module
 from tallymarkd.answers import BooksAnswers
+from tallymarkd.core.holds import Held, Holds
 from tallymarkd.health import Vitals
 from tallymarkd.server.desk import Condition
-from tests.daemon_parts import Bench, run_end
+from tests.daemon_parts import SERVER_ID, Bench, run_end
 
 
-class FakeVitals:
-    def condition(self, *, probe_failed: str = "") -> Condition:
+@pytest.fixture(autouse=True)
+def fake_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    def condition(vitals: Vitals, *, probe_failed: str = "") -> Condition:
         return Condition("failing" if probe_failed else "ok", [], {"probe_failed": probe_failed})
+
+    monkeypatch.setattr(answers_module, "condition", condition)
 
 
 def answers(bench: Bench) -> BooksAnswers:
-    return BooksAnswers(cast(Vitals, FakeVitals()), bench.engine)
+    vitals, holds = cast(Vitals, None), Holds(lambda: None)
+    return BooksAnswers(vitals, bench.engine, holds, lambda uid: True)
 
 
 def test_projects_and_states_are_those_that_are_durable() -> None:
@@ -80,3 +87,58 @@ def test_a_probe_that_does_not_come_back_is_told_once(monkeypatch: pytest.Monkey
 
         assert condition.status == "failing"
         assert condition.report["probe_failed"] == "nothing was durable within 0.01 s"
+
+
+class Rig:
+    """Answers over a journal that is durable through 41, and what they have said."""
+
+    def __init__(self) -> None:
+        self.holds = Holds(lambda: None)
+        self.said: list[tuple[bytes, str]] = []
+        self.journal = SimpleNamespace(durable_lsn=41)
+        settings = SimpleNamespace(state_dir=Path("/var/lib/tallymark"))
+        vitals = SimpleNamespace(journal=self.journal, settings=settings)
+        server = SimpleNamespace(server_id=SERVER_ID)
+        engine = SimpleNamespace(books=SimpleNamespace(server=server))
+        self.answers = BooksAnswers(
+            cast(Any, vitals), cast(Any, engine), self.holds, lambda uid: uid == 1000
+        )
+
+    def hold(self, uid: int) -> Any:
+        return self.answers.hold(uid, lambda body, error: self.said.append((body, error)))
+
+
+def test_whose_the_daemon_is_may_hold_history() -> None:
+    rig = Rig()
+    release = rig.hold(1000)
+
+    assert rig.holds
+    ((body, error),) = rig.said
+    assert error == ""
+    held = msgspec.json.decode(body, type=Held)
+    assert (held.durable_lsn, held.server_id) == (41, SERVER_ID)
+    assert held.state_dir == "/var/lib/tallymark"
+    release()
+    assert not rig.holds
+
+
+def test_nobody_else_may() -> None:
+    """Who cannot read the files could only make the disk full."""
+    rig = Rig()
+    release = rig.hold(1001)
+
+    assert not rig.holds
+    assert rig.said == [(b"", "cannot hold history: only the daemon's own user and root may")]
+    release()
+
+
+def test_the_number_is_that_of_the_moment_when_nothing_is_retired_any_more() -> None:
+    rig = Rig()
+    rig.holds.begin()
+    rig.hold(1000)
+    assert rig.said == []
+    rig.journal.durable_lsn = 50
+
+    rig.holds.end()
+
+    assert msgspec.json.decode(rig.said[0][0], type=Held).durable_lsn == 50

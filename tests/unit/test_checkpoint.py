@@ -570,6 +570,44 @@ def test_history_over_its_size_is_retired_oldest_first(tmp_path: Path) -> None:
     assert [segment.number for segment in rig.journal.segments] == [4, 5]
 
 
+def test_held_history_stays_and_goes_after_the_release(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, bytes_max=0)
+    rig.touch("spotter")
+    rig.journal.seal(1, 1)
+    told: list[str] = []
+    release = rig.checkpointer.holds.take(lambda: told.append("held"))
+
+    rig.settle("spotter")
+    rig.settle("spotter")
+    assert (told, len(rig.journal.segments)) == (["held"], 1)
+    assert "retire" not in rig.names
+    assert rig.books.server.retired_lsn == 0, "nothing is announced either"
+
+    release()
+    rig.run()
+    assert rig.journal.segments == []
+    rig.keys.close()
+
+
+def test_a_hold_waits_for_the_segment_that_is_being_retired(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, bytes_max=0)
+    rig.touch("spotter")
+    rig.journal.seal(1, 1)
+    rig.journal.seal(1, 1)
+    told: list[int] = []
+
+    def look(name: str) -> None:
+        if name == "retire" and not told:
+            rig.checkpointer.holds.take(lambda: told.append(len(rig.journal.segments)))
+            assert told == []
+
+    rig.during = look
+    rig.settle("spotter")
+    assert told == [1]
+    assert len(rig.journal.segments) == 1
+    rig.keys.close()
+
+
 def test_history_over_its_age_is_retired(tmp_path: Path) -> None:
     """A segment is as old as the beginning of the next one."""
     rig = Rig(tmp_path, days_max=30)

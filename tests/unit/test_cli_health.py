@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tallymark import transport
+from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.protocol.messages import HealthReport, Reason
-from tallymarkd.cli.asking import HEALTH_TIMEOUT_SECONDS
+from tallymarkd.answers import PROBE_SECONDS
+from tallymarkd.cli.asking import DEEP_TIMEOUT_SECONDS, HEALTH_TIMEOUT_SECONDS
 from tests.fake_daemon import DEADLINE_SECONDS, FakeDaemon
 from tests.speed import Times, quick
 from tests.tallymark_command import Done, Tallymark
@@ -70,6 +72,12 @@ def test_deep_asks_for_a_probe(patient: Tallymark, monkeypatch: pytest.MonkeyPat
     with FakeDaemon(patient.socket):
         assert patient("health", "--deep").code == 0
     assert asked == [False, True]
+
+
+def test_deep_waits_longer_than_the_daemon_for_its_probe() -> None:
+    """Else the daemon's own words about a probe that failed would come too late."""
+    assert DEEP_TIMEOUT_SECONDS > PROBE_SECONDS + 1
+    assert ASK_TIMEOUT_SECONDS >= PROBE_SECONDS + 1
 
 
 @pytest.mark.parametrize(

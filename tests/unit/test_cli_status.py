@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tallymark.protocol.messages import HealthReport, Reason
+from tallymarkd.cli.output import NOTHING
 from tests.fake_daemon import FakeDaemon
 from tests.tallymark_command import Tallymark
 
@@ -68,6 +69,14 @@ def test_a_report_that_says_little_is_shown_too(tallymark: Tallymark) -> None:
         done = tallymark("status")
     assert done.code == 0
     assert "0 stored" in done.out
+
+
+def test_a_disk_that_cannot_be_reached_has_no_free_space_to_show(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.health = HealthReport(id=0, status="failing", report={"disk_free_bytes": None})
+        done = tallymark("status")
+    assert done.code == 0
+    assert f"disk free    {NOTHING}\n" in done.out
 
 
 def test_not_running_is_1(tallymark: Tallymark) -> None:

@@ -495,6 +495,53 @@ def test_a_long_answer_comes_in_pieces(bench: Bench, size: int) -> None:
     run(test)
 
 
+def test_history_is_held_until_the_conversation_ends(bench: Bench) -> None:
+    async def test() -> None:
+        answers = FakeAnswers()
+        talk = Talk(make_desk(bench, answers)).open("", "")
+        talk.send(wire(Query(id=5, what="hold")))
+        assert talk.says() == []
+
+        (uid, done) = answers.holds[0]
+        done(b'{"durable_lsn":7}', "")
+        assert uid == UID
+        assert talk.says() == [Reply(id=5, body=b'{"durable_lsn":7}')]
+        assert answers.released == []
+
+        talk.lose()
+        assert answers.released == [UID]
+
+    run(test)
+
+
+def test_a_second_hold_takes_the_place_of_the_first(bench: Bench) -> None:
+    async def test() -> None:
+        answers = FakeAnswers()
+        talk = Talk(make_desk(bench, answers)).open("", "")
+        talk.send(wire(Query(id=1, what="hold"), Query(id=2, what="hold")))
+        assert len(answers.holds) == 2
+        assert len(answers.released) == 1
+
+        talk.lose()
+        assert len(answers.released) == 2
+
+    run(test)
+
+
+def test_who_hung_up_before_the_hold_was_there_gets_no_answer(bench: Bench) -> None:
+    async def test() -> None:
+        answers = FakeAnswers()
+        talk = Talk(make_desk(bench, answers)).open("", "")
+        talk.send(wire(Query(id=1, what="hold")))
+        # Its end of file: the answer is still due.
+        assert talk.conversation.eof_received()
+        answers.holds[0][1](b"", "cannot hold history")
+        assert talk.says() == [Reply(id=1, body=b"", error="cannot hold history")]
+        assert talk.transport.closed
+
+    run(test)
+
+
 def test_health_says_how_the_daemon_is(bench: Bench) -> None:
     async def test() -> None:
         answers = FakeAnswers()

@@ -94,6 +94,18 @@ def test_names(place: Place) -> None:
         fs.replace(folder / "one", folder / "two")
 
 
+def test_only_an_empty_directory_is_removed(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    fs.mkdir(tmp_path / "a" / "b")
+    with pytest.raises(OSError, match="not empty"):
+        fs.rmdir(tmp_path / "a")
+
+    fs.rmdir(tmp_path / "a" / "b")
+    fs.rmdir(tmp_path / "a")
+
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_directory_that_is_there_is_no_error(place: Place) -> None:
     fs, folder = place
     fs.mkdir(folder)

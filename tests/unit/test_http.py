@@ -429,12 +429,17 @@ def test_the_state_of_a_project(bench: Bench) -> None:
     run(test)
 
 
-@pytest.mark.parametrize(("status", "code"), [("ok", 200), ("degraded", 503), ("failing", 503)])
-def test_health(bench: Bench, status: Any, code: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "taking", "code"),
+    [("ok", True, 200), ("degraded", True, 200), ("degraded", False, 503), ("failing", False, 503)],
+)
+def test_health_is_200_while_events_are_taken(
+    bench: Bench, status: Any, taking: bool, code: int
+) -> None:
     async def test() -> None:
         answers = FakeAnswers()
-        reasons = [] if code == 200 else [Reason(code="why", message="m", remedy="r")]
-        answers.condition = Condition(status, reasons, {"version": "9"})
+        reasons = [] if status == "ok" else [Reason(code="why", message="m", remedy="r")]
+        answers.condition = Condition(status, reasons, {"version": "9"}, taking)
 
         response = Talk(make_desk(bench, answers)).ask("GET", "/v1/health")
 

@@ -161,6 +161,16 @@ def test_after_a_clean_stop_no_numbers_are_left_out(case: Case) -> None:
     assert second.next_lsn == first.next_lsn == case.last + LSN_JUMP + 2
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_numbers_can_be_made_to_go_on_higher_up(case: Case, clean: bool) -> None:
+    if clean:
+        stop(case.journal)
+    case.die()
+    far = 2**50
+    assert case.machine.start(next_lsn_min=far).journal.next_lsn == far
+    assert case.machine.start(next_lsn_min=1).journal.next_lsn > case.last
+
+
 def test_torn_bytes_are_cut_and_kept(case: Case) -> None:
     before = len(case.machine.file(2).rstrip(b"\0"))
     case.tear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tallymark.errors import ConnectError, DeliveryError, RefusedError, ReplyTimeout
 from tallymark.paths import SOCKET_PATH_BYTES_MAX
 from tallymark.protocol.messages import Health, HealthReport, Query, Reply
-from tallymark.transport import READABLE, WOKEN, WRITABLE, Poller, Transport, ask
+from tallymark.transport import READABLE, WOKEN, WRITABLE, Asking, Poller, Transport, ask
 from tests.fake_daemon import FakeDaemon, until
 from tests.speed import with_enough_time
 
@@ -129,6 +130,14 @@ def test_another_program_that_answers(daemon: FakeDaemon, path: Path, words: byt
     assert "what listens there is not tallymarkd: cannot" in why([path], 5)
 
 
+def test_a_daemon_that_has_no_room_is_one(daemon: FakeDaemon, path: Path) -> None:
+    daemon.first_words = b"cannot serve you now: 10 connections are open\n"
+    told = why([path], 5)
+    assert told.endswith(
+        "it turned the connection away: cannot serve you now: 10 connections are open"
+    )
+
+
 def test_another_program_that_hangs_up(daemon: FakeDaemon, path: Path) -> None:
     daemon.first_words = b""
     told = why([path], 5)
@@ -205,6 +214,32 @@ def test_the_daemon_goes_away_before_it_answers(daemon: FakeDaemon, path: Path) 
     with pytest.raises(DeliveryError, match=r"closed the connection|broke"):
         ask([path], [Query(id=1, what="projects")], 10)
     cutter.join()
+
+
+def test_a_conversation_can_stay_open_after_its_answers(daemon: FakeDaemon, path: Path) -> None:
+    asking = Asking([path], [Health(id=1)], 10, time.monotonic)
+    try:
+        assert asking.version == ""
+        asking.run("me")
+        assert (asking.path, asking.version) == (path, "0.0.9")
+        assert asking.goes_on()
+        assert asking.goes_on()
+
+        daemon.say_goodbye()
+        until(lambda: not asking.goes_on())
+    finally:
+        asking.close()
+    until(lambda: not daemon._connections)
+
+
+def test_one_that_was_cut_does_not_go_on(daemon: FakeDaemon, path: Path) -> None:
+    asking = Asking([path], [Health(id=1)], 10, time.monotonic)
+    try:
+        asking.run("me")
+        daemon.cut()
+        until(lambda: not asking.goes_on())
+    finally:
+        asking.close()
 
 
 def test_asking_leaves_nothing_open(daemon: FakeDaemon, path: Path) -> None:

@@ -96,6 +96,9 @@ class FileSystem(Protocol):
         The names that it creates are durable when it returns.
         """
 
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+
     def names(self, path: Path) -> list[str]:
         """Sorted names in a directory; empty when there is no such directory."""
 
@@ -267,6 +270,9 @@ class OsFileSystem:
                 self.sync_dir(each.parent)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
 
     def names(self, path: Path) -> list[str]:
         try:

@@ -20,27 +20,27 @@ from tallymark.errors import StorageError
 from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
 from tallymark.paths import socket_path, state_dir
+from tallymarkd import parts
 from tallymarkd._version import __version__
 from tallymarkd.adopting import Adopting
 from tallymarkd.answers import BooksAnswers
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
-from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
+from tallymarkd.core.checkpoint import Checkpointer
 from tallymarkd.core.committer import EXIT_IO_ERROR, Committer, Ticket
-from tallymarkd.core.engine import Engine, EngineSettings
+from tallymarkd.core.engine import Engine
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.pricing import Pricer
 from tallymarkd.core.restore import Restored, restore
-from tallymarkd.health import Vitals
+from tallymarkd.health import Vitals, status_line
 from tallymarkd.logs import set_up_logging
 from tallymarkd.manager import Manager, on_terminal
 from tallymarkd.place import refuse_unsafe
 from tallymarkd.reloading import reload, tell
-from tallymarkd.server.desk import Desk, FramePool, ServerSettings
+from tallymarkd.server.desk import Desk, FramePool
 from tallymarkd.server.listener import Listener, listen
 from tallymarkd.server.peer import is_root
 from tallymarkd.server.server import Server, own_uid
-from tallymarkd.storage.journal import JournalSettings
 from tallymarkd.supervision import Supervision
 
 EXIT_OK = 0
@@ -104,8 +104,9 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
         lock = fs.lock(Layout(root).lock)
     except BlockingIOError:
         raise StorageError(
-            f"cannot use {root}: another tallymarkd runs on it; "
-            "stop that one, or choose another directory with --state-dir"
+            f"cannot use {root}: another tallymarkd runs on it, or a backup, restore or repair "
+            "is at work there; stop or await that one, or choose another directory with "
+            "--state-dir"
         ) from None
     except OSError as error:
         raise StorageError(
@@ -121,48 +122,13 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
 
 def _restore(fs: FileSystem, settings: Settings) -> Restored:
     try:
-        return restore(fs, settings.state_dir, _journal_settings(settings), strict=settings.strict)
+        return restore(
+            fs, settings.state_dir, parts.journal_settings(settings), strict=settings.strict
+        )
     except OSError as error:
         if error.filename is None:  # a write knows no name
             error.filename = str(settings.state_dir)
         raise
-
-
-def _journal_settings(settings: Settings) -> JournalSettings:
-    return JournalSettings(
-        segment_bytes_max=settings.segment_bytes_max,
-        segment_chunk_bytes=settings.segment_chunk_bytes,
-        random_bytes=os.urandom,
-        clock_ns=time.time_ns,
-    )
-
-
-def _checkpoint_settings(settings: Settings) -> CheckpointSettings:
-    return CheckpointSettings(
-        settings.save_interval_seconds, settings.history_bytes_max, settings.history_days_max
-    )
-
-
-def _engine_settings(settings: Settings) -> EngineSettings:
-    return EngineSettings(
-        settings.projects_max,
-        settings.producers_max,
-        settings.mark_days_max,
-        settings.unacknowledged_bytes_max,
-        settings.unacknowledged_total_bytes_max,
-    )
-
-
-def _server_settings(settings: Settings) -> ServerSettings:
-    return ServerSettings(
-        settings.connections_max,
-        settings.connections_per_user_max,
-        settings.unacknowledged_bytes_max,
-        settings.frame_pool_bytes_max,
-        settings.first_byte_timeout_seconds,
-        settings.frame_timeout_seconds,
-        serves_all=settings.serve == "all",
-    )
 
 
 class _Daemon:
@@ -185,6 +151,7 @@ class _Daemon:
         self._env = env
         self._pricer = Pricer()
         self._began = time.monotonic()
+        self._reload_problem = ""
         self._running_before = restored.books.server.running_seconds
 
     async def serve(self) -> int:
@@ -234,7 +201,7 @@ class _Daemon:
             books,
             journal,
             keys,
-            _checkpoint_settings(settings),
+            parts.checkpoint_settings(settings),
             run_job=self._run_job,
             call_later=self._loop.call_later,
         )
@@ -250,7 +217,7 @@ class _Daemon:
             keys,
             Admission(keys, self._pricer.price_event, lambda: str(uuid7())),
             self._committer,
-            _engine_settings(settings),
+            parts.engine_settings(settings),
             note=self._note,
         )
         self._vitals = Vitals(
@@ -262,11 +229,18 @@ class _Daemon:
             journal,
             restored.report,
             connections=lambda: self._server.connections,
+            watchdog_late_seconds=lambda: self._supervision.late_seconds,
+            config_problem=lambda: self._reload_problem,
         )
         self._desk = Desk(
             self._engine,
-            BooksAnswers(self._vitals, self._engine),
-            _server_settings(settings),
+            BooksAnswers(
+                self._vitals,
+                self._engine,
+                self._checkpointer.holds,
+                owns=lambda uid: uid == own_uid() or is_root(uid, settings.socket),
+            ),
+            parts.server_settings(settings),
             FramePool(settings.frame_pool_bytes_max),
         )
         self._server = Server(
@@ -279,7 +253,7 @@ class _Daemon:
             self._manager.notifier,
             self._manager.watchdog_seconds,
             echo=self._echo,
-            status=lambda: f"ready: {self._vitals.line()}",
+            status=lambda: f"ready: {status_line(self._vitals)}",
             call_later=self._loop.call_later,
         )
         if books.touched or restored.report.new_losses:
@@ -290,8 +264,9 @@ class _Daemon:
         self._loop.call_soon_threadsafe(self._committed, tickets, time.perf_counter())
 
     def _committed(self, tickets: list[Ticket], handed_over: float) -> None:
-        self._vitals.loop_lag_seconds = time.perf_counter() - handed_over
+        lag_seconds = time.perf_counter() - handed_over
         self._engine.committed(tickets)
+        self._vitals.after_commit(lag_seconds)
 
     def _echo(self, back: Callable[[], None]) -> None:
         def through() -> None:
@@ -302,6 +277,7 @@ class _Daemon:
     def _reload(self) -> None:
         """Take over what can change while we run (SIGHUP)."""
         came = reload(self._settings, self._manager.loaded)
+        self._reload_problem = came.problem
         self._supervision.reload(lambda: self._apply(came.settings))
         tell(came)
 
@@ -309,11 +285,11 @@ class _Daemon:
         """Every part has its settings from here, at the start and at a reload."""
         self._settings = self._vitals.settings = settings
         set_up_logging(settings.log_level, settings.log_format, env=self._env)
-        self._checkpointer.settings = _checkpoint_settings(settings)
-        self._engine.use(_engine_settings(settings))
+        self._checkpointer.settings = parts.checkpoint_settings(settings)
+        self._engine.use(parts.engine_settings(settings))
         self._committer.commit_bytes_max = settings.commit_bytes_max
         self._committer.idle_mark_seconds = settings.idle_mark_seconds
-        self._desk.settings = _server_settings(settings)
+        self._desk.settings = parts.server_settings(settings)
 
     def _note(self) -> None:
         server = self._engine.books.server

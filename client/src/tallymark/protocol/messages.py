@@ -85,10 +85,11 @@ class Skip(Message, tag="skip"):
 
 
 class Query(Message, tag="query"):
-    """A question. ``what`` is ``projects`` or ``state`` (of ``project``)."""
+    """A question. ``what`` is ``projects``, ``state`` (of ``project``), or ``hold``:
+    how far is everything durable? No history is retired then until the conversation ends."""
 
     id: Count
-    what: Literal["projects", "state"]
+    what: Literal["projects", "state", "hold"]
     project: Name = ""
 
 

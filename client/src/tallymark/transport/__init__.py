@@ -1,10 +1,11 @@
 """The only place of the client with a socket.
 
 ``Transport`` is one connection and ``Poller`` what the sender thread waits
-with; ``ask`` is a short conversation of its own, for any thread.
+with; ``ask`` is a short conversation of its own, for any thread, and ``Asking`` the same,
+which stays open after the answers.
 """
 
-from tallymark.transport.asking import Answer, Question, ask
+from tallymark.transport.asking import Answer, Asking, Question, ask
 from tallymark.transport.link import Transport
 from tallymark.transport.poller import READABLE, WOKEN, WRITABLE, Poller
 from tallymark.transport.unreachable import NOT_TALLYMARK, broken, cannot_reach, silent
@@ -15,6 +16,7 @@ __all__ = [
     "WOKEN",
     "WRITABLE",
     "Answer",
+    "Asking",
     "Poller",
     "Question",
     "Transport",

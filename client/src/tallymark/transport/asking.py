@@ -34,6 +34,10 @@ from tallymark.transport.unreachable import NOT_TALLYMARK, cannot_reach, silent
 
 CONNECT_RETRY_SECONDS: Final = 0.01
 
+TURNED_AWAY: Final = b"cannot "
+"""How the daemon's one line begins to whom it does not let in, before either tongue is
+spoken. As the length of a frame it would be far too large."""
+
 Question = Query | Health
 Answer = Reply | HealthReport
 
@@ -55,14 +59,16 @@ def ask(
     when it refuses, ``ReplyTimeout`` when it answers the connection and not
     the question.
     """
-    conversation = _Conversation(paths, questions, timeout_seconds, clock)
+    conversation = Asking(paths, questions, timeout_seconds, clock)
     try:
         return conversation.run(client)
     finally:
         conversation.close()
 
 
-class _Conversation:
+class Asking:
+    """One such conversation; it stays open after its answers, until ``close``."""
+
     def __init__(
         self,
         paths: Sequence[Path],
@@ -97,10 +103,12 @@ class _Conversation:
                 self._poller.wait(CONNECT_RETRY_SECONDS)
 
     def close(self) -> None:
+        """Hang up."""
         self._transport.close()
         self._poller.close()
 
     def run(self, client: str) -> list[Answer]:
+        """The answers. Raises as ``ask`` does."""
         self._poller.watch(self._transport)
         try:
             # Another program may have hung up already; what it said is still to be read.
@@ -114,6 +122,28 @@ class _Conversation:
         except OSError as error:
             raise self._gone() from error
         return [self._answers[question.id] for question in self._questions]
+
+    @property
+    def path(self) -> Path:
+        """The socket's."""
+        return self._transport.path
+
+    @property
+    def version(self) -> str:
+        """The daemon's, as its Welcome told it; empty before."""
+        welcome = self._connection.welcome
+        return "" if welcome is None else welcome.version
+
+    def goes_on(self) -> bool:
+        """Whether the daemon has not hung up since its answers. Never waits."""
+        try:
+            data = self._transport.receive()
+            return data is None or (
+                bool(data)
+                and not any(isinstance(each, Goodbye) for each in self._connection.receive(data))
+            )
+        except (OSError, ProtocolError):
+            return False
 
     def _wait(self) -> None:
         left = self._deadline - self._clock()
@@ -133,6 +163,9 @@ class _Conversation:
             return
         if not data:
             raise self._gone()
+        if self._connection.welcome is None and data.startswith(TURNED_AWAY):
+            line = data.decode(errors="replace").splitlines()[0]
+            raise cannot_reach(self._transport.path, f"it turned the connection away: {line}")
         for message in self._connection.receive(data):
             self._handle(message)
 

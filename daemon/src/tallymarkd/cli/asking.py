@@ -16,8 +16,9 @@ HEALTH_TIMEOUT_SECONDS = 0.5
 PATIENT_TIMEOUT_SECONDS = 3.0
 """For whoever is not in such a hurry."""
 
-DEEP_TIMEOUT_SECONDS = 5.0
-"""A probe waits for the disk, and for what is queued before it."""
+DEEP_TIMEOUT_SECONDS = 8.0
+"""Longer than the daemon waits for its probe, so that what it says of one that failed is
+heard, on a busy machine as well."""
 
 
 class QuestionRefused(TallymarkError):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,17 +15,16 @@ from tallymarkd.cli.state_dir import (
     MeteredFileSystem,
     bytes_to_read,
     chosen_state_dir,
+    journal_settings,
+    prepare_recovery,
     state_dir_argument,
 )
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
     from tallymarkd.core.recovery_report import RecoveryReport
-    from tallymarkd.storage.journal import JournalSettings
 
 WIDTH = 13
-
-PRIVATE_UMASK = 0o077
 
 
 @click.command(name="repair")
@@ -49,10 +45,8 @@ def command(place: Place, given: Path | None) -> int:
 
     root = chosen_state_dir(place, given)
     refuse_unsafe(root)
-    settings = _journal_settings(place, root)
-    # What is found is in the account; the index's files are others' to create.
-    logging.getLogger("tallymarkd").addHandler(logging.NullHandler())
-    os.umask(PRIVATE_UMASK)
+    settings = journal_settings(place, root)
+    prepare_recovery()
     with Progress(place, "repair", bytes_to_read(root), in_bytes=True) as progress:
         report = repair(MeteredFileSystem(progress), root, settings)
     if place.as_json:
@@ -60,20 +54,6 @@ def command(place: Place, given: Path | None) -> int:
     else:
         show(root, report)
     return 1 if report.new_losses else 0
-
-
-def _journal_settings(place: Place, root: Path) -> JournalSettings:
-    """As the daemon would be started here."""
-    from tallymarkd.config import load_settings
-    from tallymarkd.storage.journal import JournalSettings
-
-    settings = load_settings({"state_dir": str(root)}, place.env)
-    return JournalSettings(
-        segment_bytes_max=settings.segment_bytes_max,
-        segment_chunk_bytes=settings.segment_chunk_bytes,
-        random_bytes=os.urandom,
-        clock_ns=time.time_ns,
-    )
 
 
 def _as_dict(report: RecoveryReport) -> dict[str, object]:

@@ -36,6 +36,8 @@ COMMANDS = {
     "verify": "What in a state directory is whole, torn, corrupt or lost.",
     "repair": "Settle a state directory as the daemon's start would.",
     "service": "Install tallymarkd as a service of systemd or launchd.",
+    "backup": "Copy everything, also while tallymarkd runs.",
+    "restore": "Make a state directory out of a backup.",
     "completion": "Print a script that completes commands in a shell.",
 }
 """Subcommands, in the order of the help. ``x`` is ``command`` in ``cli/x.py``."""

@@ -1,10 +1,13 @@
-"""The state directory that ``verify`` and ``repair`` are given, or the usual one."""
+"""The state directory that a command works on, and what it needs to read and settle it."""
 
 from __future__ import annotations
 
+import logging
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,7 +15,12 @@ from tallymark.fs import OsFileSystem
 from tallymarkd.cli.place import Place
 from tallymarkd.cli.progress import Progress
 
+if TYPE_CHECKING:
+    from tallymarkd.storage.journal import JournalSettings
+
 F = TypeVar("F", bound=Callable[..., object])
+
+PRIVATE_UMASK = 0o077
 
 PASSES = 2
 """How often every segment is read: once to judge it, once to count."""
@@ -30,6 +38,27 @@ def chosen_state_dir(place: Place, given: Path | None) -> Path:
     if given is not None:
         return given.expanduser().absolute()
     return place.state_dirs()[0]
+
+
+def journal_settings(place: Place, root: Path) -> JournalSettings:
+    """As the daemon would be started here."""
+    from tallymarkd.config import load_settings
+    from tallymarkd.storage.journal import JournalSettings
+
+    settings = load_settings({"state_dir": str(root)}, place.env)
+    return JournalSettings(
+        segment_bytes_max=settings.segment_bytes_max,
+        segment_chunk_bytes=settings.segment_chunk_bytes,
+        random_bytes=os.urandom,
+        clock_ns=time.time_ns,
+    )
+
+
+def prepare_recovery() -> None:
+    """What is found is in the account and not to be logged; the index's files are others'
+    to create."""
+    logging.getLogger("tallymarkd").addHandler(logging.NullHandler())
+    os.umask(PRIVATE_UMASK)
 
 
 class MeteredFileSystem(OsFileSystem):

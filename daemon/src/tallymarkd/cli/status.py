@@ -51,6 +51,7 @@ def rows(answer: HealthReport) -> list[tuple[str, str]]:
     report = answer.report
     ledger = report.get("ledger") or {}
     rejected = ledger.get("rejected") or {}
+    free = report.get("disk_free_bytes")  # None for a state directory that is gone
     kept = [
         f"{count(ledger.get('stored', 0))} stored",
         f"{count(ledger.get('duplicate', 0))} duplicate",
@@ -68,5 +69,5 @@ def rows(answer: HealthReport) -> list[tuple[str, str]]:
         ("projects", count(report.get("projects", 0))),
         ("connections", count(report.get("connections", 0))),
         ("memory", size(report.get("rss_bytes", 0))),
-        ("disk free", size(report.get("disk_free_bytes", 0))),
+        ("disk free", NOTHING if free is None else size(free)),
     ]

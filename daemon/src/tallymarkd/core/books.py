@@ -58,7 +58,8 @@ class Books:
     """All state. ``projects`` by name, ``server`` for the rest.
 
     ``new_losses`` counts what was found missing since these books were opened,
-    ``losses`` are the first of it. What clients announced as lost is not among it.
+    ``losses`` are the first of it. What clients announced as lost is not among it:
+    that is counted in ``new_skips``, and ``skips`` are the last of it.
     """
 
     def __init__(self, server: ServerState, projects: dict[str, ProjectState]) -> None:
@@ -67,6 +68,8 @@ class Books:
         self.touched: set[str] = set()
         self.new_losses = 0
         self.losses: list[Loss] = []
+        self.new_skips = 0
+        self.skips: list[Loss] = []
 
     def record(self, record: Record) -> Entry | None:
         """Take in one record of the journal, as replay does; gives its entry.
@@ -176,8 +179,11 @@ class Books:
         known = notice.reason in ledger.skips or len(ledger.skips) < SKIP_REASONS_MAX
         reason = notice.reason if known else OTHER_REASONS
         ledger.skips[reason] = ledger.skips.get(reason, 0) + notice.events
-        self._name(Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
-                        through_seq=record.seq, events=notice.events))  # fmt: skip
+        loss = Loss(reason=notice.reason, producer=name, from_seq=record.from_seq or 0,
+                    through_seq=record.seq, events=notice.events)  # fmt: skip
+        self._name(loss)
+        self.new_skips += 1
+        self.skips = [*self.skips, loss][-LOSSES_MAX:]
 
     def _lose(self, record: Control) -> None:
         damage = msgspec.json.decode(record.payload, type=Damage)

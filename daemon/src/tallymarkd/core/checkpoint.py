@@ -9,6 +9,8 @@ A segment is retired when every project with records in it has its *oldest*
 generation past them. So a state file that is lost with all but one of its
 backups is rebuilt from the journal without a gap.
 
+Nothing is retired while a backup holds it (holds.py).
+
 The files are the daemon's alone. One that somebody else has changed is kept
 aside, what is in memory is saved in its place, and health says so.
 """
@@ -25,6 +27,7 @@ from typing import Any
 from tallymark.fs import FileSystem
 from tallymarkd.core import project_file
 from tallymarkd.core.books import Books
+from tallymarkd.core.holds import Holds
 from tallymarkd.core.keys import Keys
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.ledger import encode_server
@@ -117,6 +120,7 @@ class Checkpointer:
         self._not_before = 0.0
         self._began = 0.0
         self._retire_failed = False
+        self.holds = Holds(lambda: self._schedule(0.0))
         self.failure: SaveFailure | None = None
         self.foreign: Foreign | None = None
         """The last state file that somebody else had changed, in this run."""
@@ -193,7 +197,7 @@ class Checkpointer:
 
     def _begin(self) -> None:
         self._timer = None
-        if self._stopped or (not self._retire_failed and self._retire()):
+        if self._stopped or (self._may_retire and self._retire()):
             return
         name = self._most_urgent()
         if name is None:
@@ -214,7 +218,7 @@ class Checkpointer:
         self._not_before = now + (now - self._began) * (1 / SAVE_SHARE_MAX - 1)
         if failed:
             self._not_before += self.settings.save_interval_seconds
-        history_over_limit = not self._retire_failed and self._over_limit() is not None
+        history_over_limit = self._may_retire and self._over_limit() is not None
         if self._most_urgent() is not None or history_over_limit:
             self._schedule(0.0)
 
@@ -282,6 +286,10 @@ class Checkpointer:
             log.warning("%s was changed by another program; what it had made of it is kept as %s",
                         foreign.path, foreign.kept)  # fmt: skip
 
+    @property
+    def _may_retire(self) -> bool:
+        return not self._retire_failed and not self.holds
+
     def _retire(self) -> bool:
         """Retire the oldest segment if history is over its limit and nothing needs it.
 
@@ -295,6 +303,7 @@ class Checkpointer:
         if not pinning:
             self._busy = True
             self._began = self._clock()
+            self.holds.begin()
             self._run_job(lambda: self._retire_job(segment), self._retired)
             return True
         for name in pinning:
@@ -349,6 +358,7 @@ class Checkpointer:
 
     def _retired(self, number: Any, error: BaseException | None) -> None:
         self._busy = False
+        self.holds.end()
         if error is None:
             log.info("retired segment %d of the journal", number)
         elif isinstance(error, OSError | sqlite3.Error):

@@ -351,8 +351,9 @@ class Engine:
         """
         error = tickets[0].failed
         if self.disk_full is None:
+            # The first says why; those behind it were not taken on its account.
             log.error("%s; clients will send again", error)
-        self.disk_full = str(error)
+            self.disk_full = str(error)
         if any(ticket.epoch == self._committer.epoch for ticket in tickets):
             self._committer.epoch += 1
             self._keys.withdraw_all()

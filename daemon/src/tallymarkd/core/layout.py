@@ -48,6 +48,16 @@ class Layout:
     def recovery_history(self) -> Path:
         return self.root / "recovery-history.json"
 
+    @property
+    def restore_partial(self) -> Path:
+        """Where a restore makes the new state."""
+        return self.root / "restore.partial"
+
+    @property
+    def restore_ready(self) -> Path:
+        """The new state on its way into its place."""
+        return self.root / "restore.ready"
+
     def project(self, name: str) -> Path:
         """The directory of a project, by its name."""
         return self.projects / project_directory(name)

@@ -19,6 +19,7 @@ from tallymarkd.core.books import Books
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.ledger import ServerState, decode_server
 from tallymarkd.core.project_state import ProjectState
+from tallymarkd.core.replacing import refuse_unfinished
 from tallymarkd.storage import index
 from tallymarkd.storage.state_file import StateFile
 from tallymarkd.storage.survey import refuse_newer, survey
@@ -158,6 +159,7 @@ def read_only(fs: FileSystem, root: Path, tell: Tell = log.warning) -> Books:
     Raises ``NewerFormatError``, ``StorageError`` and ``OSError``.
     """
     layout = Layout(root)
+    refuse_unfinished(fs, layout, "read")
     refuse_newer(fs, layout.journal)
     index.refuse_newer(layout.index)
     files = load_state_files(fs, layout, tell)

@@ -75,6 +75,8 @@ class RecoveryHistory(msgspec.Struct, kw_only=True):
 def damage_text(damage: Damage) -> str:
     """Where it is and what is wrong, in a person's words."""
     where = f"segment {damage.segment}, bytes {damage.start} to {damage.end}"
+    if not damage.segment:
+        where = "the journal"
     if damage.torn:
         return f"torn: {where}: {damage.reason}; it was never acknowledged"
     if not damage.numbers:

@@ -44,7 +44,7 @@ def repair(fs: FileSystem, root: Path, settings: JournalSettings) -> RecoveryRep
     try:
         restored = restore(fs, root, settings, thorough=True)
         try:
-            _settle(fs, layout, restored)
+            settle(fs, layout, restored)
         finally:
             restored.journal.close()
             restored.keys.close()
@@ -53,7 +53,8 @@ def repair(fs: FileSystem, root: Path, settings: JournalSettings) -> RecoveryRep
         fs.close(lock)
 
 
-def _settle(fs: FileSystem, layout: Layout, restored: Restored) -> None:
+def settle(fs: FileSystem, layout: Layout, restored: Restored) -> None:
+    """Save everything and write a clean-stop record. Raises ``StorageError``, ``OSError``."""
     try:
         restored.journal.append(Kind.STOP, b"")
         restored.journal.sync()

@@ -30,6 +30,7 @@ from tallymarkd.core.recovery_report import (
     keep_report,
     read_history,
 )
+from tallymarkd.core.replacing import finish
 from tallymarkd.storage.index import IndexFullError, KeyIndex
 from tallymarkd.storage.journal import Journal, JournalSettings
 from tallymarkd.storage.recovery import open_journal
@@ -62,6 +63,7 @@ def restore(
     *,
     strict: bool = False,
     thorough: bool = False,
+    next_lsn_min: int = 0,
     new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -70,12 +72,16 @@ def restore(
 
     ``strict`` refuses, with a ``StorageError``, a journal that has lost what was
     acknowledged and was not told yet; journal and state files are untouched then.
-    ``thorough`` reads every segment, those too that no state file needs.
+    ``thorough`` reads every segment, those too that no state file needs. No number below
+    ``next_lsn_min`` is given from now on.
 
     Raises ``NewerFormatError`` with everything untouched, ``StorageError`` and
     ``OSError`` when the directory cannot be read or written.
     """
-    return _Restore(fs, Layout(root), settings, new_uuid, clock, now).run(strict, thorough)
+    if finish(fs, Layout(root)):
+        log.warning("finished a restore of %s that was cut off", root)
+    begun = _Restore(fs, Layout(root), settings, new_uuid, clock, now, next_lsn_min)
+    return begun.run(strict, thorough)
 
 
 class _Restore:
@@ -87,12 +93,14 @@ class _Restore:
         new_uuid: Callable[[], uuid.UUID],
         clock: Callable[[], float],
         now: Callable[[], datetime],
+        next_lsn_min: int,
     ) -> None:
         self._fs = fs
         self._layout = layout
         self._settings = settings
         self._new_uuid = new_uuid
         self._clock = clock
+        self._next_lsn_min = next_lsn_min
         self._report = RecoveryReport(at=now().isoformat(timespec="milliseconds"))
         self._history = read_history(fs, layout)
 
@@ -170,6 +178,7 @@ class _Restore:
             self._settings,
             server_id=uuid.UUID(state.server_id).bytes,
             quarantine=self._layout.quarantine,
+            next_lsn_min=self._next_lsn_min,
         )
         return journal, Books(state, files.states)
 

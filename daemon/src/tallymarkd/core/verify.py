@@ -35,6 +35,7 @@ from tallymarkd.core.recovery_report import (
     read_history,
     read_report,
 )
+from tallymarkd.core.replacing import refuse_unfinished
 from tallymarkd.core.verify_ledger import LedgerCheck
 from tallymarkd.core.verify_report import IndexPart, JournalPart, SegmentPart, VerifyReport
 from tallymarkd.core.verify_state import Loaded, Losses, Track, load
@@ -57,6 +58,7 @@ def verify(
     if not is_state_dir(fs, layout):
         raise PathError(f"cannot verify {root}: it is no state directory of tallymarkd")
     refuse_running(layout, "verify", locked)
+    refuse_unfinished(fs, layout, "verify")
     before = [fs.stamp(path) for path in (layout.lock, layout.recovery_report)]
     try:
         report = _Verify(fs, layout).run()

@@ -49,6 +49,7 @@ class Conversation(asyncio.Protocol):
         self._welcomed = False
         self._unacknowledged = 0
         self._questions = 0
+        self._release: Callable[[], None] | None = None
         self._ended = False
         self._pauses: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -90,6 +91,8 @@ class Conversation(asyncio.Protocol):
         self._desk.pool.release(self)
         if self._producer is not None:
             self._desk.engine.detach(self._producer, self)
+        if self._release is not None:
+            self._release()
         self._transport = None
         self._on_close(self)
 
@@ -166,6 +169,9 @@ class Conversation(asyncio.Protocol):
 
     def _query(self, query: Query) -> None:
         answers = self._desk.answers
+        if query.what == "hold":
+            self._hold(query.id)
+            return
         if query.what == "projects":
             body: bytes | None = answers.projects()
         else:
@@ -178,6 +184,19 @@ class Conversation(asyncio.Protocol):
             piece = body[at : at + REPLY_BYTES_MAX]
             more = at + REPLY_BYTES_MAX < len(body)
             self._send(Reply(id=query.id, body=piece, more=more))
+
+    def _hold(self, question: int) -> None:
+        """History stays for as long as this conversation does."""
+
+        def done(body: bytes, error: str) -> None:
+            self._questions -= 1
+            self._send(Reply(id=question, body=body, error=error))
+            self._close_when_done()
+
+        self._questions += 1
+        before, self._release = self._release, self._desk.answers.hold(self._uid, done)
+        if before is not None:
+            before()
 
     def _healthy(self, question: int, condition: Condition) -> None:
         self._questions -= 1

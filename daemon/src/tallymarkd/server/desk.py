@@ -15,11 +15,12 @@ LARGE_FRAME_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How the daemon is."""
+    """How the daemon is. ``taking``: whether events are taken and made durable now."""
 
     status: HealthStatus
     reasons: list[Reason]
     report: dict[str, Any]
+    taking: bool = True
 
 
 class Answers(Protocol):
@@ -33,6 +34,12 @@ class Answers(Protocol):
 
     def health(self, deep: bool, done: Callable[[Condition], None]) -> None:
         """How the daemon is; ``deep`` goes through the commit path first."""
+
+    def hold(self, uid: int, done: Callable[[bytes, str], None]) -> Callable[[], None]:
+        """Retire no history until what this gives is called.
+
+        ``done`` gets, once, what a backup has to know as JSON, or why it is refused.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,7 @@ class HttpConversation(asyncio.Protocol):
         def done(condition: Condition) -> None:
             reasons = [msgspec.structs.asdict(reason) for reason in condition.reasons]
             body = {"status": condition.status, "reasons": reasons, **condition.report}
-            self._answer(200 if condition.status == "ok" else 503, body)
+            self._answer(200 if condition.taking else 503, body)
 
         self._desk.answers.health(deep, done)
 

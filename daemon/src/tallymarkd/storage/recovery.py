@@ -50,13 +50,15 @@ def open_journal(
     *,
     server_id: bytes,
     quarantine: Path,
+    next_lsn_min: int = 0,
 ) -> Journal:
     """Steps 3 and 4. Raises ``OSError`` when the directory cannot be written."""
     fs.mkdir(directory)
     fs.sync_dir(directory.parent)
     report = found.report
     jump = 0 if report.clean else LSN_JUMP
-    report.next_lsn = max(report.highest_lsn, report.end_lsn) + 1 + jump
+    above = max(report.highest_lsn, report.end_lsn) + 1 + jump
+    report.next_lsn = max(above, next_lsn_min)
     opener = _Opener(fs, directory, found, settings, server_id, quarantine)
     active = opener.settle()
     opener.remove_leftovers()

@@ -1,0 +1,110 @@
+"""``tallymark backup``: a copy of everything, of a running daemon or a stopped one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from tallymark.errors import ConnectError, PathError, StorageError
+from tallymark.fs import OsFileSystem
+from tallymarkd.cli.holding import holding
+from tallymarkd.cli.output import count, local, many, print_json, size
+from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.progress import Progress
+from tallymarkd.cli.state_dir import PASSES, MeteredFileSystem, bytes_to_read
+from tallymarkd.text import one_line
+
+if TYPE_CHECKING:
+    from tallymarkd.core.backup import Source
+    from tallymarkd.core.backup_manifest import Manifest
+
+WIDTH = 13
+
+
+@click.command(name="backup")
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
+@with_place
+def command(place: Place, target: Path) -> int:
+    """Copy everything into DIR, which must not exist or be empty.
+
+    tallymarkd may run: it goes on recording, and only keeps its history meanwhile. Every
+    event that was acknowledged before the backup began is in it, which is verified
+    before DIR gets its name. With tallymarkd stopped, one that is started meanwhile is
+    refused. `tallymark restore DIR` makes a state directory of it again.
+
+    Exit code 0 the backup is whole, 1 there is none.
+    """
+    target = target.expanduser().absolute()
+    try:
+        with holding(place) as hold:
+            from tallymarkd.core.backup import Source
+
+            held = hold.held
+            source = Source(Path(held.state_dir), held.durable_lsn, hold.check)
+            manifest = _take(place, source, target)
+    except ConnectError as error:
+        manifest = _take_of_stopped(place, target, error)
+    if place.as_json:
+        print_json({"backup": str(target), **msgspec.to_builtins(manifest)})
+    else:
+        show(target, manifest)
+    return 0
+
+
+def _take(place: Place, source: Source, target: Path) -> Manifest:
+    from tallymarkd.core.backup import refuse_target, take_backup
+
+    refuse_target(OsFileSystem(), target, source.root)
+    total = bytes_to_read(source.root) * (1 + PASSES) // PASSES
+    with Progress(place, "backup", total, in_bytes=True) as progress:
+        return take_backup(MeteredFileSystem(progress), source, target)
+
+
+def _take_of_stopped(place: Place, target: Path, unreachable: ConnectError) -> Manifest:
+    from tallymarkd.core.backup import Source
+    from tallymarkd.core.layout import Layout
+    from tallymarkd.core.verify import is_state_dir
+
+    fs = OsFileSystem()
+    root = next((each for each in place.state_dirs() if is_state_dir(fs, Layout(each))), None)
+    if root is None:
+        looked = ", ".join(map(str, place.state_dirs()))
+        raise PathError(
+            f"cannot back up: there is no state of tallymarkd in {looked}, and {unreachable}; "
+            "say where it is with --state-dir or --socket"
+        )
+    try:
+        lock = fs.lock(Layout(root).lock)
+    except BlockingIOError:
+        raise StorageError(
+            f"cannot back up {root}: tallymarkd, or another command, is at work on it and does "
+            f"not answer ({unreachable}); wait, or say where it listens with --socket"
+        ) from unreachable
+    try:
+        return _take(place, Source(root), target)
+    finally:
+        fs.close(lock)
+
+
+def show(target: Path, manifest: Manifest) -> None:
+    """Print it for people."""
+    click.echo(f"{one_line(str(target))}: backed up, verified")
+    for name, value in rows(manifest):
+        click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
+
+
+def rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """What is shown, each with its name."""
+    how = "while tallymarkd ran" if manifest.live else "while tallymarkd was stopped"
+    return [
+        ("of", f"{manifest.state_dir}, {how}"),
+        ("server", manifest.server_id),
+        ("begun", f"{local(manifest.begun_at)}; all that was acknowledged before is in it"),
+        ("journal", f"through number {count(manifest.end_lsn)}"),
+        ("events", f"{count(manifest.events)} stored"),
+        ("files", f"{many(len(manifest.files), 'file')}, {size(manifest.size_bytes)}"),
+    ]

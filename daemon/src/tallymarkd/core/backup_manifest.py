@@ -1,0 +1,114 @@
+"""``backup.json``: what a backup holds, and whose it is.
+
+It is written last, sealed (storage/sealed.py), and names every file with its size and
+checksum. A directory without it is no backup.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from tallymark.errors import DamagedError, NewerFormatError, PathError
+from tallymark.fs import FileSystem, read_file
+from tallymarkd.storage.sealed import seal, verify_seal
+
+MANIFEST_FORMAT = 1
+MANIFEST_NAME = "backup.json"
+STATE_NAME = "state"
+"""The directory in a backup that has the files, as they lay in the state directory."""
+
+
+class FileEntry(msgspec.Struct, kw_only=True, frozen=True):
+    """One file: its path below the backup, with slashes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """What a backup says of itself.
+
+    Everything through ``durable_lsn`` is in it, which is everything that was
+    acknowledged before ``begun_at``; ``end_lsn`` is where its journal ends. ``live`` when
+    the daemon ran meanwhile. ``version`` is the program's that took it.
+    """
+
+    version: str
+    server_id: str
+    state_dir: str
+    begun_at: str
+    finished_at: str
+    live: bool
+    durable_lsn: int
+    end_lsn: int
+    events: int
+    files: list[FileEntry]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(each.size_bytes for each in self.files)
+
+
+class _File(msgspec.Struct, kw_only=True):
+    format: int
+    backup: Manifest
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of ``backup.json``."""
+    body = msgspec.json.encode(_File(format=MANIFEST_FORMAT, backup=manifest))
+    return b"".join(seal([body[:-1]], b"}"))
+
+
+def decode_manifest(body: bytes) -> Manifest:
+    """Reads ``backup.json``. Raises ``DamagedError``, ``NewerFormatError``."""
+    verify_seal(body, b"}")
+    try:
+        version = msgspec.json.decode(body, type=_Format).format
+        if version > MANIFEST_FORMAT:
+            raise NewerFormatError(f"format {version}; this version reads {MANIFEST_FORMAT}")
+        manifest = msgspec.json.decode(body, type=_File).backup
+    except msgspec.MsgspecError as error:
+        raise DamagedError(str(error)) from None
+    for entry in manifest.files:
+        _refuse_outside(entry.path)
+    return manifest
+
+
+def _refuse_outside(path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if len(parts) < 2 or parts[0] != STATE_NAME or ".." in parts:
+        raise DamagedError(f"it names {path!r}, which is no file of a backup")
+
+
+def read_manifest(fs: FileSystem, backup: Path) -> Manifest:
+    """What the backup in this directory says of itself.
+
+    Raises ``PathError`` where there is none, ``DamagedError``, ``NewerFormatError``,
+    ``OSError``.
+    """
+    path = backup / MANIFEST_NAME
+    try:
+        return decode_manifest(read_file(fs, path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise PathError(
+            f"cannot restore {backup}: it is no backup, it has no {MANIFEST_NAME}; give the "
+            "directory that `tallymark backup` made"
+        ) from None
+    except NewerFormatError as error:
+        raise NewerFormatError(
+            f"cannot restore {backup}: {path} has {error}; install the version that took it"
+        ) from None
+    except DamagedError as error:
+        raise DamagedError(
+            f"cannot restore {path}: {error}; the backup is damaged, nothing was changed: "
+            "use another backup"
+        ) from None
