@@ -44,6 +44,20 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each distribution's sdist and wheel, built once."""
+    from tests import wheels
+
+    return {part: wheels.build(part, tmp_path_factory.mktemp("build")) for part in wheels.PARTS}
+
+
+@pytest.fixture(scope="session")
+def wheels(builds: dict[str, Path]) -> dict[str, Path]:
+    """The wheel of each distribution."""
+    return {part: next(dist.glob("*.whl")) for part, dist in builds.items()}
+
+
 def _skip_allowed(reason: str) -> bool:
     if reason.startswith(PLATFORM_REASON):
         return True

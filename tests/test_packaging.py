@@ -6,13 +6,11 @@ import email.message
 import email.parser
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,59 +18,12 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tallymarkd.service.render import SERVICE, SOCKET
+from tests.wheels import PARTS, ROOT, SURROUNDINGS, environment, run
 
-ROOT = Path(__file__).resolve().parent.parent
 CONSUMER = ROOT / "tests" / "typing" / "consumer.py"
-PARTS = {"client": ("tallymark-client", "tallymark"), "daemon": ("tallymark", "tallymarkd")}
-
-# Read at import, before a test's own surroundings are laid: pip finds the user's settings
-# and cache by them.
-SURROUNDINGS = {k: v for k, v in os.environ.items() if not k.startswith("TALLYMARK_")}
 
 # An environment is made, and packages are fetched, before the first test can begin.
 pytestmark = pytest.mark.timeout(300)
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """The output of a command, which must succeed."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=SURROUNDINGS,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, f"{command} exited {done.returncode}:\n{done.stdout}"
-    return done.stdout
-
-
-def build(part: str, folder: Path) -> Path:
-    """An sdist, and a wheel from that sdist, of a copy that has nothing around it."""
-    source = folder / part
-    ignored = shutil.ignore_patterns("__pycache__", "dist", "build")
-    shutil.copytree(ROOT / part, source, ignore=ignored)
-    run(sys.executable, "-m", "build", "--no-isolation", source)
-    return source / "dist"
-
-
-def environment(folder: Path, wheels: Sequence[Path]) -> Path:
-    """The bin folder of a new environment that has the wheels and what they need."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder)
-    python = folder / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-input", *wheels)
-    return python.parent
-
-
-@pytest.fixture(scope="module")
-def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {part: build(part, tmp_path_factory.mktemp("build")) for part in PARTS}
-
-
-@pytest.fixture(scope="module")
-def wheels(builds: dict[str, Path]) -> dict[str, Path]:
-    return {part: next(dist.glob("*.whl")) for part, dist in builds.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,24 @@
+"""Asks the daemon how it is, and waits as long as a start under load may take.
+
+``python -m tests.systemd.asker SOCKET``; it tells the report, with ``status``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tallymark.questions import ask_health
+from tests.systemd.told import tell
+
+PATIENCE_SECONDS = 30.0
+
+
+def main() -> None:
+    """Ask once."""
+    answer = ask_health([Path(sys.argv[1])], timeout_seconds=PATIENCE_SECONDS)
+    tell(**{**answer.report, "status": answer.status})
+
+
+if __name__ == "__main__":
+    main()

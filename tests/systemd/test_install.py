@@ -1,0 +1,108 @@
+"""``tallymark service install`` as users do it, and what is left after ``uninstall``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.daemon import wait_for
+from tests.stored_ids import ids_in_journal
+from tests.systemd.installed import install
+from tests.systemd.machine import Machine
+from tests.systemd.services import SERVICE, SOCKET, Service
+
+WHO = "carol"
+"""She has no service of anybody's about her, and the packages in her own home."""
+
+DATA = Path(".local/state/tallymark")
+
+CRON_PATH = "/usr/bin:/bin"
+
+
+@pytest.fixture(scope="module")
+def commands(machine: Machine) -> Path:
+    """Her environment's bin folder, with both distributions installed from wheels."""
+    machine.add_user(WHO)
+    return install(machine, machine.home(WHO) / "agents" / "venv", user=WHO)
+
+
+@pytest.fixture(params=["login", "cron"])
+def surroundings(machine: Machine, request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """What is around her commands: after a login, and in a job of cron's."""
+    found = machine.environment(WHO)
+    if request.param == "cron":
+        found = {name: found[name] for name in ("HOME", "LOGNAME", "SHELL")}
+        found["PATH"] = CRON_PATH
+    return found
+
+
+@pytest.fixture
+def home(machine: Machine, commands: Path) -> Iterator[Path]:
+    """Her home, without data before and after; seen from here."""
+    yield machine.path(machine.home(WHO))
+    machine.run(str(commands / "tallymark"), "service", "uninstall", user=WHO, check=False)
+    machine.run("rm", "-rf", f"{machine.home(WHO)}/.local", f"{machine.home(WHO)}/.config")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """What stands in a folder, less the data: every path, with what it holds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if name == DATA or DATA in name.parents or name in DATA.parents:
+            continue
+        if path.is_symlink():
+            found[f"{name}"] = f"-> {path.readlink()}"
+        elif path.is_file():
+            found[f"{name}"] = hashlib.blake2b(path.read_bytes()).hexdigest()
+        else:
+            found[f"{name}"] = oct(path.stat().st_mode)
+    return found
+
+
+def test_an_event_arrives_and_uninstalling_leaves_nothing_but_the_data(
+    machine: Machine, commands: Path, surroundings: Mapping[str, str], home: Path
+) -> None:
+    def tallymark(*arguments: str) -> str:
+        done = machine.run(str(commands / "tallymark"), *arguments, user=WHO, env=surroundings)
+        return done.stdout
+
+    before = tree(home)
+    tallymark("service", "install")
+    sentence = ("emit", "--type", "run.end", "--agent", "job", "--status", "success")
+    tallymark(*sentence, "--event-id", "from-home", "--project", "p")
+    assert "from-home" in tallymark("dump", "--project", "p")
+    tallymark("service", "uninstall")
+    assert tree(home) == before
+    assert ids_in_journal(home / DATA) == ["from-home"]
+    assert machine.run("systemctl", "--user", "show", "--property=LoadState", "--value",
+                       SOCKET, user=WHO).stdout.strip() == "not-found"  # fmt: skip
+
+
+def test_the_services_units_and_nothing_else_go(installed: Service) -> None:
+    machine = installed.machine
+    places = ["/etc/systemd", "/etc/sysusers.d", "/run/tallymark"]
+    if not installed.system:
+        places = [f"{machine.home(installed.owner)}/.config"]
+
+    def ours() -> list[str]:
+        found = machine.run("find", *places, "-name", "*tallymark*", check=False).stdout
+        return found.splitlines()
+
+    installed.afresh()
+    assert installed.health()["status"] == "ok"
+    assert len(ours()) >= 2
+    try:
+        said = installed.uninstall()
+        assert str(installed.state_dir) in said
+        assert ours() == []
+        assert [installed.active(unit) for unit in (SERVICE, SOCKET)] == ["inactive"] * 2
+        assert not machine.path(installed.socket).exists()
+        assert list(machine.path(installed.state_dir / "journal").glob("*.seg"))
+    finally:
+        said = installed.install()
+    wait_for("a service that listens", lambda: installed.active(SOCKET) == "active")
+    assert installed.health()["recovery"]["clean"] is True
