@@ -171,7 +171,7 @@ class UserSystemd(_Systemd):
     def after_removing(self) -> list[Step]:
         folder = self._directory()
         # Those that were made for the units; with anything else in them they stay.
-        empty = Step(("rmdir", str(folder), str(folder.parent)), may_fail=True)
+        empty = Step(("rmdir", *map(str, (folder, *folder.parents[:2]))), may_fail=True)
         return [*super().after_removing(), empty]
 
     def socket(self) -> Path:
