@@ -299,12 +299,11 @@ def _tombstone(entry: Entry, message: str) -> Decision:
     return Decision(entry, None, [], [Fault(0, Verdict.BAD_BATCH, message)])
 
 
+_length: Callable[[msgspec.Raw], int] = len
+
+
 def _longest(raws: list[msgspec.Raw]) -> int:
-    return max([len(memoryview(raw)) for raw in raws], default=0)
-
-
-def _length(raw: msgspec.Raw) -> int:
-    return len(memoryview(raw))
+    return max(map(_length, raws), default=0)
 
 
 def _worth_a_look(events: list[Any]) -> list[int]:
