@@ -40,6 +40,7 @@ from tallymarkd.core.entry import (
     split_events,
 )
 from tallymarkd.core.keys import Keys, key_hash, pack_keys
+from tallymarkd.core.stretch import condense
 
 CUT_MARK = "… [cut]"
 ID_FIELDS = ("event_id", "agent_name", "session_id", "run_id", "parent_run_id", "project",
@@ -290,6 +291,7 @@ class _Work:
             costs=entry.costs,
             extras=self._extras,
         )
+        condense(batch, entry.events)
         return Decision(entry, batch, [key for _, key in keys], self.faults)
 
 
