@@ -20,7 +20,7 @@ from tallymark.spool import Spool, SpoolFull
 
 log = logging.getLogger("tallymark")
 
-FREEZE_BYTES_MAX = 1024 * 1024
+FREEZE_BYTES_MAX = 512 * 1024
 """Frozen in one go. Then it is sent, and the daemon works on it while more is frozen."""
 
 REPORTED: tuple[DropReason, ...] = ("queue_full", "unencodable", "too_large", "not_an_event")
