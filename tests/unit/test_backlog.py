@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tallymark.backlog import Backlog
+from tallymark.backlog import FREEZE_BYTES_MAX, Backlog
 from tallymark.events import Usage
 from tallymark.intake import Intake, Waiter
 from tallymark.protocol import messages
@@ -109,14 +109,15 @@ def test_what_somebody_waits_for_does_not_linger() -> None:
 
 
 def test_only_so_much_is_frozen_at_once() -> None:
-    bench = Bench(queue_events_max=300)
-    for number in range(300):
+    count = FREEZE_BYTES_MAX * 3 // 2 // 4096
+    bench = Bench(queue_events_max=count)
+    for number in range(count):
         bench.intake.put(Usage(event_id=str(number), source="x" * 4096))
     waiter = bench.wait_for_all("w")
     bench.backlog.notice_waiters()
     bench.backlog.freeze_to(WIDE)
     first = bench.send()
-    assert 0 < len(bench.intake.queue) < 100
+    assert count // 6 < len(bench.intake.queue) < count // 2
     assert bench.backlog.freeze_due
     bench.backlog.acknowledge(Ack(through_seq=len(first)))
     assert (bench.told, waiter.seq) == ([], 0)
