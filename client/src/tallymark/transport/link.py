@@ -66,10 +66,10 @@ class Transport:
 
         Raises ``OSError`` when the connection is gone.
         """
-        waiting = bool(self._unsent)
-        self._unsent.extend(map(memoryview, pieces))
-        if not waiting:
-            self.resume()
+        sent = 0 if self._unsent else self._try(pieces[:PIECES_MAX])
+        if sent < sum(map(len, pieces)):
+            self._unsent.extend(map(memoryview, pieces))
+            self._forget(sent)
 
     def resume(self) -> None:
         """Go on with what was kept. Raises ``OSError`` when the connection is gone."""
@@ -94,7 +94,7 @@ class Transport:
         while len(self._unsent) > (1 if self._cut else 0):
             self._unsent.pop()
 
-    def _try(self, pieces: list[memoryview]) -> int:
+    def _try(self, pieces: Sequence[bytes | memoryview]) -> int:
         try:
             return self._socket.sendmsg(pieces, (), SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
