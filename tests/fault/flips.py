@@ -151,7 +151,7 @@ def _start_again(state: SmallState, root: Path, damage: Damage, tally: Tally) ->
 
 def _forget_the_new_one(core: Core) -> None:
     project = core.books.projects["spotter"]
-    project.runs = [run for run in project.runs if run.event_id != "run-1000"]
+    project.runs[:] = [run for run in project.runs if run.event_id != "run-1000"]
 
 
 def _unproven(state: SmallState, damage: Damage, judged: Judged) -> bool:

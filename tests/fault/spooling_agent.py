@@ -77,7 +77,8 @@ class Death:
                 _, fd, data, offset = args
                 os.pwrite(fd, bytes(data)[: len(data) // 2], offset)
             elif self.plan.kill == "send":
-                link, data = args
+                link, *pieces = args
+                data = b"".join(pieces)
                 link._socket.send(data[: len(data) // 2])
             die()
 

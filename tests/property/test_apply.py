@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallymark.events import Event, RunEnd, RunStart, SessionEnd, SessionStart, Usage
-from tallymarkd.core import charges, project_state
+from tallymarkd.core import charges, project_state, stretch
 from tallymarkd.core.apply import UNKNOWN_AGENT, ProjectState, apply, empty, freeze, snapshot
 from tallymarkd.core.entry import Batch, Cost, OtherEvent
 from tallymarkd.core.project_file import decode, encode, encode_view
+from tallymarkd.core.stretch import condense
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 RUNS_MAX = 6
@@ -137,7 +138,7 @@ def applied(all_batches: list[Batch], state: ProjectState | None = None) -> Proj
     lsn = state.applied_lsn + 1
     for batch in all_batches:
         apply(state, batch, lsn)
-        lsn += len(batch.events)
+        lsn += batch.count
     return state
 
 
@@ -364,6 +365,39 @@ def test_one_event_at_a_time_gives_the_same_as_batches(all_batches: list[Batch])
         together, apart = applied(all_batches), applied(singles)
 
     assert encode(together, server_id="s") == encode(apart, server_id="s")
+
+
+@st.composite
+def plain_batches(draw: st.DrawFn) -> list[list[Any]]:
+    """Batches of which most are one stretch of complete runs."""
+    found: list[list[Any]] = draw(
+        st.lists(st.lists(st.builds(_complete, runs, times, nanos), max_size=9), max_size=8)
+    )
+    for part in draw(st.lists(st.lists(events, min_size=1, max_size=3), max_size=4)):
+        found.insert(draw(st.integers(0, len(found))), part)
+    return [part for part in found if part]
+
+
+def _complete(run: str, time: datetime, amount: int | None) -> RunEnd:
+    return RunEnd(
+        event_id=run, agent_name="coding", session_id="s0", started_at=time, ended_at=time,
+        duration_seconds=1.5, input_tokens=(amount or 0) % 5, estimated_cost_usd=usd(amount or 7),
+        status="error" if amount else "success", artifacts=["commit:a"],
+    )  # fmt: skip
+
+
+@moderately
+@given(plain_batches())
+def test_a_batch_that_is_summed_in_advance_gives_the_same(parts: list[list[Any]]) -> None:
+    plain = [Batch(list(part), received_at=T0) for part in parts]
+    summed = [Batch(list(part), received_at=T0) for part in parts]
+    with small_limits(), mock.patch.object(stretch, "CONDENSED_MIN", 1):
+        for batch, part in zip(summed, parts, strict=True):
+            if all(isinstance(event, RunEnd) for event in part):
+                condense(batch, msgspec.Raw(msgspec.msgpack.encode(part)))
+        fast, slow = applied(summed), applied(plain)
+
+        assert encode(fast, server_id="s") == encode(slow, server_id="s")
 
 
 @moderately

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tallymark.backlog import Backlog
+from tallymark.backlog import FREEZE_BYTES_MAX, Backlog
 from tallymark.events import Usage
 from tallymark.intake import Intake, Waiter
 from tallymark.protocol import messages
@@ -90,22 +90,62 @@ def test_the_window_bounds_what_is_frozen() -> None:
     assert bench.intake.held == frozen
 
 
-def test_a_full_batch_is_known() -> None:
+def test_a_full_batch_does_not_linger() -> None:
     bench = Bench(batch_events_max=3)
     bench.put(2)
-    assert not bench.backlog.batch_ready
+    assert not bench.backlog.freeze_due
     bench.put(1)
-    assert bench.backlog.batch_ready
+    assert bench.backlog.freeze_due
+
+
+def test_what_somebody_waits_for_does_not_linger() -> None:
+    bench = Bench()
+    bench.put(1)
+    bench.wait_for_all("w")
+    bench.backlog.notice_waiters()
+    assert bench.backlog.freeze_due
+    bench.backlog.freeze_to(WIDE)
+    assert not bench.backlog.freeze_due
+
+
+def test_only_so_much_is_frozen_at_once() -> None:
+    count = FREEZE_BYTES_MAX * 3 // 2 // 4096
+    bench = Bench(queue_events_max=count)
+    for number in range(count):
+        bench.intake.put(Usage(event_id=str(number), source="x" * 4096))
+    waiter = bench.wait_for_all("w")
+    bench.backlog.notice_waiters()
+    bench.backlog.freeze_to(WIDE)
+    first = bench.send()
+    assert count // 6 < len(bench.intake.queue) < count // 2
+    assert bench.backlog.freeze_due
+    bench.backlog.acknowledge(Ack(through_seq=len(first)))
+    assert (bench.told, waiter.seq) == ([], 0)
+    bench.backlog.freeze_to(WIDE)
+    last = bench.send()
+    bench.backlog.acknowledge(Ack(through_seq=len(first) + len(last)))
+    assert bench.told == ["w"]
+
+
+def test_a_waiter_for_what_cannot_be_sent_is_told() -> None:
+    bench = Bench()
+    bench.intake.put(object())
+    bench.wait_for_all("w")
+    bench.backlog.notice_waiters()
+    bench.backlog.freeze_to(WIDE)
+    assert bench.told == ["w"]
 
 
 def test_a_waiter_is_told_when_all_before_it_is_durable() -> None:
     bench = Bench(batch_events_max=2)
     bench.put(3)
     bench.wait_for_all("first")
-    bench.backlog.freeze_for_waiters()
+    bench.backlog.notice_waiters()
+    bench.backlog.freeze_to(WIDE)
     bench.put(1)
     bench.wait_for_all("second")
-    bench.backlog.freeze_for_waiters()
+    bench.backlog.notice_waiters()
+    bench.backlog.freeze_to(WIDE)
     bench.send()
     bench.backlog.acknowledge(Ack(through_seq=1))
     assert bench.told == []
@@ -118,7 +158,7 @@ def test_a_waiter_is_told_when_all_before_it_is_durable() -> None:
 def test_a_waiter_with_nothing_before_it_is_told_at_once() -> None:
     bench = Bench()
     bench.wait_for_all("w")
-    bench.backlog.freeze_for_waiters()
+    bench.backlog.notice_waiters()
     assert bench.told == ["w"]
 
 
@@ -127,10 +167,11 @@ def test_waiters_that_gave_up_are_forgotten() -> None:
     bench.put(1)
     for name in ("gone", "here"):
         waiter = bench.wait_for_all(name)
-        bench.backlog.freeze_for_waiters()
+        bench.backlog.notice_waiters()
         waiter.abandoned = name == "gone"
     bench.wait_for_all("late")
-    bench.backlog.freeze_for_waiters()
+    bench.backlog.notice_waiters()
+    bench.backlog.freeze_to(WIDE)
     bench.send()
     bench.backlog.acknowledge(Ack(through_seq=1))
     assert bench.told == ["here", "late"]
@@ -140,7 +181,7 @@ def test_waiters_are_dismissed_with_an_error() -> None:
     bench = Bench()
     bench.put(1)
     waiter = bench.wait_for_all("w")
-    bench.backlog.freeze_for_waiters()
+    bench.backlog.notice_waiters()
     bench.backlog.dismiss()
     assert bench.told == ["w"]
     assert waiter.error is not None

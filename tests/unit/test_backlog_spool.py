@@ -48,7 +48,7 @@ class Bench:
     def wait_for_all(self, name: str, *, durable: bool = False) -> Waiter:
         waiter = Waiter(lambda: self.told.append(name), durable=durable)
         self.intake.enlist(waiter)
-        self.backlog.freeze_for_waiters()
+        self.backlog.notice_waiters()
         return waiter
 
     def send(self, window_bytes: int = WIDE) -> list[int]:

@@ -298,7 +298,7 @@ def test_close_wakes_who_is_flushing(make: Make) -> None:
 
     thread = threading.Thread(target=flush)
     thread.start()
-    until(lambda: delivery._sender is not None and delivery._sender.backlog._waiting)
+    until(lambda: delivery._sender is not None and delivery._sender.backlog.somebody_waits)
     delivery.close(0.0)
     thread.join(FLUSH_SECONDS)
     assert told

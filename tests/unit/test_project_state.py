@@ -76,7 +76,7 @@ def test_a_run_is_found_while_it_is_among_the_newest() -> None:
 
 def test_the_newest_of_two_runs_with_one_id_is_found() -> None:
     state = empty("p", T0)
-    state.runs += [RunEnd(event_id="r"), RunEnd(event_id="other"), RunEnd(event_id="r")]
+    state.runs.extend(RunEnd(event_id=name) for name in ("r", "other", "r"))
 
     assert state.find_run("r") == 2
 

@@ -33,7 +33,7 @@ def written(
 ) -> bytearray:
     data = bytearray() if out is None else out
     append_record(
-        data,
+        data.extend,
         salt=salt,
         offset=offset,
         kind=Kind.BATCH,
@@ -58,7 +58,7 @@ def test_a_record_comes_back_as_it_was_written() -> None:
 def test_a_skip_has_a_first_and_a_last_seq() -> None:
     data = bytearray()
     append_record(
-        data, salt=SALT, offset=0, kind=Kind.SKIP, lsn=1, count=1, durable_lsn=0, prev_crc=0,
+        data.extend, salt=SALT, offset=0, kind=Kind.SKIP, lsn=1, count=1, durable_lsn=0, prev_crc=0,
         payload=b"", producer=PRODUCER, seq=20, from_seq=11,
     )  # fmt: skip
     record = read_record(data, 0, salt=SALT, offset=0)
@@ -137,7 +137,7 @@ def test_what_no_reader_would_take_back_is_not_written(count: int, payload_bytes
     data = bytearray()
     with pytest.raises(ValueError, match="cannot write a record"):
         append_record(
-            data, salt=SALT, offset=0, kind=Kind.BATCH, lsn=1, count=count, durable_lsn=0,
+            data.extend, salt=SALT, offset=0, kind=Kind.BATCH, lsn=1, count=count, durable_lsn=0,
             prev_crc=0, payload=bytes(payload_bytes),
         )  # fmt: skip
     assert not data

@@ -343,8 +343,8 @@ def test_records_of_kinds_to_come_are_carried_along(case: Case) -> None:
     active = case.journal._active
     data = bytearray()
     append_record(
-        data, salt=active.header.salt, offset=active.end, kind=99, lsn=case.last + 1, count=1,
-        durable_lsn=case.last, prev_crc=active.prev_crc, payload=b"new",
+        data.extend, salt=active.header.salt, offset=active.end, kind=99, lsn=case.last + 1,
+        count=1, durable_lsn=case.last, prev_crc=active.prev_crc, payload=b"new",
     )  # fmt: skip
     old = case.machine.file(2)
     case.change(2, old[: active.end] + bytes(data) + old[active.end + len(data) :])

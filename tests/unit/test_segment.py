@@ -114,7 +114,7 @@ def file_of(
     crc = 0
     for number, payload in enumerate(payloads):
         crc = append_record(
-            data,
+            data.extend,
             salt=SALT,
             offset=len(data),
             kind=Kind.BATCH,

@@ -20,6 +20,9 @@ from tallymark.spool import Spool, SpoolFull
 
 log = logging.getLogger("tallymark")
 
+FREEZE_BYTES_MAX = 512 * 1024
+"""Frozen in one go. Then it is sent, and the daemon works on it while more is frozen."""
+
 REPORTED: tuple[DropReason, ...] = ("queue_full", "unencodable", "too_large", "not_an_event")
 """Losses that the daemon is told of; after the others there is nobody to tell it."""
 
@@ -54,6 +57,10 @@ class Backlog:
         self._outbox = Outbox()
         self._spooled_seq = 0
         """Batches through this seq are, or were, in the spool."""
+        self._frozen = 0
+        """Events taken from the queue so far."""
+        self._unnumbered: deque[Waiter] = deque()
+        """Those who wait for events that are still queued."""
         self._waiting: deque[Waiter] = deque()
         self._waiting_durable: deque[Waiter] = deque()
         self._reported: Counter[DropReason] = Counter()
@@ -80,29 +87,48 @@ class Backlog:
         return self._outbox.acknowledged_seq + 1
 
     @property
-    def batch_ready(self) -> bool:
-        """Whether enough is queued for a full batch."""
-        return len(self._intake.queue) >= self._batcher.batch_events
+    def freeze_due(self) -> bool:
+        """Whether something that is queued is not to linger: a full batch, or somebody
+        waits for it."""
+        return bool(self._unnumbered) or len(self._intake.queue) >= self._batcher.batch_events
+
+    def room_in(self, window_bytes: int) -> bool:
+        """Whether more may be frozen."""
+        return self._outbox.pending_bytes < window_bytes
 
     # Freezing.
 
-    def freeze_for_waiters(self) -> None:
-        """Freeze all that is queued, so that waiters know which seq to wait for."""
-        self._freeze(len(self._intake.queue))
+    def notice_waiters(self) -> None:
+        """Have those who came since the last time wait for all that is queued now."""
+        waiters = self._intake.waiters
+        if not waiters:
+            return
+        self._unnumbered = _still_there(self._unnumbered)
         self._waiting = _still_there(self._waiting)
         self._waiting_durable = _still_there(self._waiting_durable)
-        waiters = self._intake.waiters
         while waiters:
             waiter = waiters.popleft()
+            waiter.through_event = self._frozen + len(self._intake.queue)
+            self._unnumbered.append(waiter)
+        self._number_waiters()
+
+    def _number_waiters(self) -> None:
+        """Those whose events are frozen wait for a seq; it may be durable already."""
+        if not self._unnumbered:
+            return
+        while self._unnumbered and self._unnumbered[0].through_event <= self._frozen:
+            waiter = self._unnumbered.popleft()
             waiter.seq = self._outbox.through_seq
             (self._waiting_durable if waiter.durable else self._waiting).append(waiter)
         self._release()
 
     def freeze_to(self, window_bytes: int) -> None:
-        """Freeze what the window has room for, and the counts of what was lost."""
+        """Freeze what the window has room for, not too much at once, and the counts of
+        what was lost."""
         if self._unreported:
             self._report_losses()
-        while self._intake.queue and self._outbox.pending_bytes < window_bytes:
+        window_bytes = min(window_bytes, self._outbox.pending_bytes + FREEZE_BYTES_MAX)
+        while self._intake.queue and self.room_in(window_bytes):
             self._freeze(self._batcher.batch_events)
 
     def _report_losses(self) -> None:
@@ -119,6 +145,7 @@ class Backlog:
             if not events:
                 return
             count -= len(events)
+            self._frozen += len(events)
             arrays, lost = self._batcher.encode(events)
             for array, number in arrays:
                 self._outbox.freeze(array, number)
@@ -126,6 +153,7 @@ class Backlog:
                 self._intake.drop(reason)
                 self._intake.settle(1)
                 self.warn_once(reason, f"events are {DROP_TEXTS[reason]}; the first: {cause}")
+            self._number_waiters()
 
     # The spool.
 
@@ -139,7 +167,7 @@ class Backlog:
     @property
     def somebody_waits(self) -> bool:
         """Whether somebody would be let go if what there is were spooled."""
-        return bool(self._waiting)
+        return bool(self._waiting) or any(not each.durable for each in self._unnumbered)
 
     @property
     def bound_to(self) -> str:
@@ -318,7 +346,8 @@ class Backlog:
     def dismiss(self) -> None:
         """Nothing more is delivered: let those who wait for it go."""
         waiting = sorted((*self._waiting, *self._waiting_durable), key=lambda each: each.seq)
-        self._intake.waiters.extendleft(reversed(waiting))
+        self._intake.waiters.extendleft(reversed((*waiting, *self._unnumbered)))
+        self._unnumbered.clear()
         self._waiting.clear()
         self._waiting_durable.clear()
         self._intake.dismiss()

@@ -11,8 +11,9 @@ from tallymark.events import EVENT_BYTES_MAX
 from tallymark.intake import DropReason
 from tallymark.protocol.outbox import BATCH_BYTES_MAX
 
-BATCH_BYTES_TARGET = 256 * 1024
-"""Size at which a batch is big enough: its price per event hardly falls any more."""
+BATCH_BYTES_TARGET = 60 * 1024
+"""Size at which a batch is big enough: its price per event hardly falls any more, its
+decoded events stay in a processor's cache, and no event in it can be too large."""
 
 EVENT_BYTES_GUESS = 400.0
 """Size of an event before one was seen."""

@@ -53,8 +53,7 @@ class Conversation:
             batches = backlog.take(self.window_bytes)
             if not batches:
                 return
-            for batch in batches:
-                self.transport.send(batch.frame)
+            self.transport.send(*[batch.frame for batch in batches])
 
     def step_over(self, from_seq: int, through_seq: int) -> None:
         """Move the daemon's mark over batches that were acknowledged before its time."""

@@ -39,11 +39,13 @@ class Waiter:
     spooled, unless it must be ``durable``), or ``error`` says why it never will be.
     """
 
-    __slots__ = ("abandoned", "durable", "error", "notify", "seq")
+    __slots__ = ("abandoned", "durable", "error", "notify", "seq", "through_event")
 
     def __init__(self, notify: Callable[[], object], *, durable: bool = False) -> None:
         self.notify = notify
         self.durable = durable
+        self.through_event = 0
+        """Which event, counted from 1, is the last that it waits for."""
         self.seq = 0
         self.abandoned = False
         self.error: DeliveryError | None = None

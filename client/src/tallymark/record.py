@@ -28,6 +28,7 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tallymark.errors import DamagedError
@@ -37,6 +38,9 @@ ALIGNMENT_BYTES = 8
 
 PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
 """No record is larger; a length above it is damage."""
+
+LOCKED_BYTES = 5 * 1024
+"""For more than these ``zlib.crc32`` lets go of the interpreter's lock."""
 
 NO_PRODUCER = bytes(16)
 
@@ -97,7 +101,7 @@ def record_bytes(payload_bytes: int) -> int:
 
 
 def append_record(
-    out: bytearray,
+    add: Callable[[bytes], object],
     *,
     salt: bytes,
     offset: int,
@@ -111,7 +115,7 @@ def append_record(
     seq: int = 0,
     from_seq: int | None = None,
 ) -> int:
-    """Add a record that will stand at ``offset`` of its file; gives its CRC.
+    """Add a record that will stand at ``offset`` of its file, piece by piece; gives its CRC.
 
     Raises ``ValueError`` for a payload that no reader would take back, or a
     record that takes no number.
@@ -123,7 +127,7 @@ def append_record(
     if count < 1:
         raise ValueError("cannot write a record that takes no number")
     fields = _fields.pack(
-        zlib.crc32(payload),
+        _crc32(payload),
         len(payload),
         prev_crc,
         lsn,
@@ -135,11 +139,19 @@ def append_record(
         seq if from_seq is None else from_seq,
     )
     crc = zlib.crc32(fields, zlib.crc32(_place.pack(salt, offset)))
-    out += salt
-    out += crc.to_bytes(4, "little")
-    out += fields
-    out += payload
-    out += bytes(-(HEADER_BYTES + len(payload)) % ALIGNMENT_BYTES)
+    add(salt + crc.to_bytes(4, "little") + fields)
+    add(payload)
+    add(bytes(-(HEADER_BYTES + len(payload)) % ALIGNMENT_BYTES))
+    return crc
+
+
+def _crc32(data: bytes) -> int:
+    """CRC-32, in pieces for which zlib keeps the interpreter's lock: for a busy thread to
+    get it back takes longer than the sum."""
+    view = memoryview(data)
+    crc = 0
+    for at in range(0, len(view), LOCKED_BYTES):
+        crc = zlib.crc32(view[at : at + LOCKED_BYTES], crc)
     return crc
 
 

@@ -186,12 +186,11 @@ class Sender:
 
     def _collect(self, now: float) -> None:
         self.backlog.notice_losses(self.trouble)
-        if self._intake.waiters:
-            self.backlog.freeze_for_waiters()
+        self.backlog.notice_waiters()
         talk = self._talk
         if talk is None or not talk.open or self._trouble.hold_until is not None:
             return
-        if now >= self._tick_at or self._stop_by is not None or self.backlog.batch_ready:
+        if now >= self._tick_at or self._stop_by is not None or self.backlog.freeze_due:
             self._tick_at = now + self._settings.linger_seconds
             self.backlog.freeze_to(talk.window_bytes)
 
@@ -284,6 +283,8 @@ class Sender:
             due = self._trouble.retry_at
         elif self._trouble.hold_until is not None:
             due = self._trouble.hold_until
+        elif self._more_to_freeze(talk):
+            return 0.0
         else:
             # However long events may linger, a full batch is not to wait for it.
             due = min(self._tick_at, self._clock() + LOOK_SECONDS)
@@ -293,6 +294,10 @@ class Sender:
         if self._stop_by is not None:
             due = min(due, self._stop_by)
         return max(0.0, due - self._clock())
+
+    def _more_to_freeze(self, talk: Conversation) -> bool:
+        due = self.backlog.freeze_due or (self._stop_by is not None and bool(self._intake.queue))
+        return due and self.backlog.room_in(talk.window_bytes)
 
     def _take_in(self, found: int) -> None:
         talk = self._talk

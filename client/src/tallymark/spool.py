@@ -172,7 +172,7 @@ class Spool:
     ) -> None:
         """Add a record that will stand behind ``data`` at the end of the file."""
         append_record(
-            data,
+            data.extend,
             salt=self.header.salt,
             offset=self._end + len(data),
             kind=kind,

@@ -33,25 +33,22 @@ def frame(payload: bytes) -> bytes:
 class FrameDecoder:
     """Cuts a byte stream into payloads. Not thread-safe.
 
-    Holds at most one incomplete frame; the length is checked before a byte
-    of its payload is kept.
+    Holds at most one incomplete frame, in the pieces it came in, which are joined
+    once; the length is checked before a byte of its payload is kept.
     """
 
-    __slots__ = ("_buffer", "_need")
+    __slots__ = ("_need", "_pieces", "buffered_bytes")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
         self._need = LENGTH_BYTES
-
-    @property
-    def buffered_bytes(self) -> int:
+        self.buffered_bytes = 0
         """Bytes held of a frame that is not complete."""
-        return len(self._buffer)
 
     @property
     def missing_bytes(self) -> int:
         """Bytes that must still come before the next payload or its length is known."""
-        return self._need - len(self._buffer)
+        return self._need - self.buffered_bytes
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take bytes in, give the payloads that are complete.
@@ -59,27 +56,26 @@ class FrameDecoder:
         Raises ``ProtocolError`` for a length of 0 or over the limit; nothing
         can be decoded after that.
         """
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < self._need:
+        self._pieces.append(bytes(data))
+        self.buffered_bytes += len(data)
+        if self.buffered_bytes < self._need:
             return []
+        joined = b"".join(self._pieces)
         payloads: list[bytes] = []
         at = 0
-        end = len(buffer)
-        with memoryview(buffer) as view:
-            while end - at >= LENGTH_BYTES:
-                (length,) = _length.unpack_from(view, at)
-                if not 0 < length <= FRAME_BYTES_MAX:
-                    raise ProtocolError(
-                        f"cannot read a frame of {length} bytes: 1 to {FRAME_BYTES_MAX} are allowed"
-                    )
-                stop = at + LENGTH_BYTES + length
-                if stop > end:
-                    self._need = LENGTH_BYTES + length
-                    break
-                payloads.append(bytes(view[at + LENGTH_BYTES : stop]))
-                at = stop
-            else:
-                self._need = LENGTH_BYTES
-        del buffer[:at]
+        self._need = LENGTH_BYTES
+        while len(joined) - at >= LENGTH_BYTES:
+            (length,) = _length.unpack_from(joined, at)
+            if not 0 < length <= FRAME_BYTES_MAX:
+                raise ProtocolError(
+                    f"cannot read a frame of {length} bytes: 1 to {FRAME_BYTES_MAX} are allowed"
+                )
+            stop = at + LENGTH_BYTES + length
+            if stop > len(joined):
+                self._need = LENGTH_BYTES + length
+                break
+            payloads.append(joined[at + LENGTH_BYTES : stop])
+            at = stop
+        self._pieces = [joined[at:]] if at < len(joined) else []
+        self.buffered_bytes = len(joined) - at
         return payloads

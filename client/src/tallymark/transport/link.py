@@ -6,6 +6,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,13 @@ from tallymark.paths import check_socket_path
 from tallymark.transport.unreachable import connect_failed, join
 
 RECEIVE_BYTES: Final = 64 * 1024
+
+SEND_BUFFER_BYTES: Final = 1024 * 1024
+"""What the system may hold for the daemon (it may allow less): whoever sends comes by
+seldom where the threads of an agent compute, and the daemon is to have work meanwhile."""
+
+PIECES_MAX: Final = 64
+"""Most pieces in one system call; each system has a limit, none lower."""
 
 # An agent may have given SIGPIPE its default back: a daemon's end must not kill it.
 SEND_FLAGS: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -53,39 +61,42 @@ class Transport:
         """Whether the system has not taken all that was given to ``send``."""
         return bool(self._unsent)
 
-    def send(self, data: bytes) -> None:
+    def send(self, *pieces: bytes) -> None:
         """Give bytes to the system; what it does not take now is kept for ``resume``.
 
         Raises ``OSError`` when the connection is gone.
         """
-        if self._unsent:
-            self._unsent.append(memoryview(data))
-            return
-        sent = self._try(data)
-        if sent < len(data):
-            self._unsent.append(memoryview(data)[sent:])
-            self._cut = sent > 0
+        sent = 0 if self._unsent else self._try(pieces[:PIECES_MAX])
+        if sent < sum(map(len, pieces)):
+            self._unsent.extend(map(memoryview, pieces))
+            self._forget(sent)
 
     def resume(self) -> None:
         """Go on with what was kept. Raises ``OSError`` when the connection is gone."""
         while self._unsent:
-            data = self._unsent[0]
-            sent = self._try(data)
-            if sent < len(data):
-                self._unsent[0] = data[sent:]
-                self._cut = self._cut or sent > 0
+            sent = self._try(list(islice(self._unsent, PIECES_MAX)))
+            if not sent:
                 return
-            self._unsent.popleft()
-            self._cut = False
+            self._forget(sent)
+
+    def _forget(self, sent: int) -> None:
+        """So many bytes are with the system."""
+        while sent:
+            first = self._unsent.popleft()
+            self._cut = sent < len(first)
+            if self._cut:
+                self._unsent.appendleft(first[sent:])
+                return
+            sent -= len(first)
 
     def retract(self) -> None:
         """Forget what was kept, but for the rest of a piece that has begun."""
         while len(self._unsent) > (1 if self._cut else 0):
             self._unsent.pop()
 
-    def _try(self, data: bytes | memoryview) -> int:
+    def _try(self, pieces: Sequence[bytes | memoryview]) -> int:
         try:
-            return self._socket.send(data, SEND_FLAGS)
+            return self._socket.sendmsg(pieces, (), SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return 0
 
@@ -115,6 +126,7 @@ def _open(path: Path) -> socket.socket:
         sock.setblocking(False)
         if sys.platform == "darwin":
             sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE_DARWIN, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         sock.connect(str(path))
     except OSError as error:
         sock.close()

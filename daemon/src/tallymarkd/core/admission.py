@@ -40,6 +40,7 @@ from tallymarkd.core.entry import (
     split_events,
 )
 from tallymarkd.core.keys import Keys, key_hash, pack_keys
+from tallymarkd.core.stretch import condense
 
 CUT_MARK = "… [cut]"
 ID_FIELDS = ("event_id", "agent_name", "session_id", "run_id", "parent_run_id", "project",
@@ -290,6 +291,7 @@ class _Work:
             costs=entry.costs,
             extras=self._extras,
         )
+        condense(batch, entry.events)
         return Decision(entry, batch, [key for _, key in keys], self.faults)
 
 
@@ -299,12 +301,11 @@ def _tombstone(entry: Entry, message: str) -> Decision:
     return Decision(entry, None, [], [Fault(0, Verdict.BAD_BATCH, message)])
 
 
+_length: Callable[[msgspec.Raw], int] = len
+
+
 def _longest(raws: list[msgspec.Raw]) -> int:
-    return max([len(memoryview(raw)) for raw in raws], default=0)
-
-
-def _length(raw: msgspec.Raw) -> int:
-    return len(memoryview(raw))
+    return max(map(_length, raws), default=0)
 
 
 def _worth_a_look(events: list[Any]) -> list[int]:

@@ -54,7 +54,7 @@ from tallymarkd.core.runs import (
     total_of,
     utc,
 )
-from tallymarkd.core.stretch import apply_stretch, stretch_end
+from tallymarkd.core.stretch import apply_condensed, apply_stretch, stretch_end
 
 __all__ = ["UNKNOWN_AGENT", "ProjectState", "apply", "empty", "freeze", "snapshot"]
 
@@ -74,18 +74,23 @@ def apply(state: ProjectState, batch: Batch, lsn: int) -> None:
     LSNs begin at 1. A batch that the state has seen already, by its LSN,
     changes nothing.
     """
-    last_lsn = lsn + len(batch.events) - 1
+    last_lsn = lsn + batch.count - 1
     if last_lsn <= state.applied_lsn:
         return
-    index = 0
-    while index < len(batch.events):
-        end = stretch_end(state, batch, index)
-        _apply_span(state, batch, index, end)
-        index = end
+    if not apply_condensed(state, batch):
+        _apply_spans(state, batch)
     state.evict()
     received_at = utc(batch.received_at)
     state.board.updated_at = max(state.board.updated_at, received_at)
     state.applied_lsn = last_lsn
+
+
+def _apply_spans(state: ProjectState, batch: Batch) -> None:
+    index = 0
+    while index < batch.count:
+        end = stretch_end(state.open_runs, batch, index)
+        _apply_span(state, batch, index, end)
+        index = end
 
 
 def _apply_span(state: ProjectState, batch: Batch, start: int, end: int) -> None:

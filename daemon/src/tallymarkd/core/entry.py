@@ -14,6 +14,7 @@ import msgspec
 
 from tallymark.events import EVENT_TYPES, Event
 from tallymark.protocol.nesting import is_deep
+from tallymarkd.core.sums import Sums
 
 
 class Verdict(enum.IntEnum):
@@ -82,9 +83,23 @@ class OtherEvent(msgspec.Struct):
 
 class Batch:
     """A decoded entry, ready to apply. ``events`` holds None for what was not stored,
-    ``extras`` the fields that are not known, by the event's index."""
+    ``extras`` the fields that are not known, by the event's index.
 
-    __slots__ = ("costs", "events", "extras", "ids", "received_at", "verdicts")
+    One that was condensed has ``sums`` and the ``raw`` bytes of its events, which are
+    decoded again should anybody ask for ``events``.
+    """
+
+    __slots__ = (
+        "_events",
+        "costs",
+        "count",
+        "extras",
+        "ids",
+        "raw",
+        "received_at",
+        "sums",
+        "verdicts",
+    )
 
     def __init__(
         self,
@@ -96,12 +111,27 @@ class Batch:
         costs: dict[int, Cost] | None = None,
         extras: dict[int, dict[str, Any]] | None = None,
     ) -> None:
-        self.events = events
+        self._events: list[Event | OtherEvent | None] | None = events
+        self.count = len(events)
+        self.sums: Sums | None = None
+        self.raw: msgspec.Raw | None = None
         self.received_at = received_at
         self.verdicts = verdicts
         self.ids = ids or {}
         self.costs = costs or {}
         self.extras = extras if extras is not None else {}
+
+    @property
+    def events(self) -> list[Event | OtherEvent | None]:
+        """The events; None for each that was not stored."""
+        if self._events is None:
+            assert self.raw is not None
+            self._events = list(decode_events(self.raw))
+        return self._events
+
+    def condense(self, sums: Sums, raw: msgspec.Raw) -> None:
+        """Let go of the events, all of which were stored: ``sums`` says what they add up to."""
+        self.sums, self.raw, self._events = sums, raw, None
 
 
 DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, TypeError)
@@ -185,29 +215,34 @@ def open_entry(entry: Entry) -> Batch:
     received_at = datetime.fromtimestamp(entry.received_ns / 1e9, UTC)
     if not entry.verdicts:
         try:
-            events: list[Event | OtherEvent | None] = list(decode_events(entry.events))
-            return Batch(events, received_at=received_at, ids=entry.ids, costs=entry.costs)
+            found: list[Event | OtherEvent | None] = list(decode_events(entry.events))
+            return Batch(found, received_at=received_at, ids=entry.ids, costs=entry.costs)
         except DECODE_ERRORS:
             pass
-    batch = Batch(
-        [],
+    events, extras = _decode_stored(entry)
+    return Batch(
+        events,
         received_at=received_at,
         verdicts=entry.verdicts,
         ids=entry.ids,
         costs=entry.costs,
+        extras=extras,
     )
-    _decode_stored(entry, batch)
-    return batch
 
 
-def _decode_stored(entry: Entry, batch: Batch) -> None:
+def _decode_stored(
+    entry: Entry,
+) -> tuple[list[Event | OtherEvent | None], dict[int, dict[str, Any]]]:
+    events: list[Event | OtherEvent | None] = []
+    extras: dict[int, dict[str, Any]] = {}
     for index, raw in enumerate(split_events(entry.events)):
-        batch.events.append(None)
+        events.append(None)
         if entry.verdicts and entry.verdicts[index] != Verdict.STORED:
             continue
         try:
-            batch.events[index], extra = decode_event(raw)
+            events[index], extra = decode_event(raw)
         except msgspec.MsgspecError:
             continue
         if extra:
-            batch.extras[index] = extra
+            extras[index] = extra
+    return events, extras

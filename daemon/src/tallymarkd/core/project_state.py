@@ -10,12 +10,13 @@ take a view in microseconds and encode it at leisure, on any thread.
 from __future__ import annotations
 
 import copy
+from collections import deque
 from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
-from tallymark.events import RunStart
+from tallymark.events import RunEnd, RunStart
 from tallymark.state import (
     EVENTS_MAX,
     AgentProfile,
@@ -33,6 +34,9 @@ KNOWN_SESSIONS_MAX = 10_000
 
 SESSION_NAMES_MAX = 1_000
 """Most agents, and most tickets, that one session's summary names."""
+
+
+_runs_decoder = msgspec.msgpack.Decoder(list[RunEnd])
 
 
 class OpenRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,13 +86,15 @@ class ProjectState:
         "_indexed_number",
         "_numbers",
         "_owned",
+        "_runs",
+        "_unread",
+        "_unread_count",
         "agents",
         "applied_lsn",
         "apply_failures",
         "board",
         "known_sessions",
         "open_runs",
-        "runs",
         "sessions",
     )
 
@@ -103,7 +109,10 @@ class ProjectState:
     ) -> None:
         self.board = msgspec.structs.replace(board, agents={}, events=[], sessions=[])
         self.agents: dict[str, AgentProfile] = dict(board.agents)
-        self.runs: list[Run] = list(board.events)
+        self._runs: list[Run] = list(board.events)
+        self._unread: deque[tuple[msgspec.Raw, int]] = deque()
+        """Runs behind those, as they came, with their number."""
+        self._unread_count = 0
         self.sessions = {each.session_id: LiveSession(each) for each in board.sessions}
         self.open_runs: dict[str, OpenRun] = {} if open_runs is None else open_runs
         self.known_sessions: dict[str, None] = dict.fromkeys(
@@ -130,6 +139,29 @@ class ProjectState:
         self._owned.add(name)
         return profile
 
+    @property
+    def runs(self) -> list[Run]:
+        """The newest finished runs, oldest first. May be changed, until the next ``apply``."""
+        if self._unread:
+            for events, _ in self._unread:
+                self._runs += _runs_decoder.decode(events)
+            self._unread.clear()
+            self._unread_count = 0
+            self._evict_runs()
+        return self._runs
+
+    def add_unread(self, events: msgspec.Raw, count: int) -> None:
+        """Add runs as the msgpack array they came in. Most leave the state for newer ones
+        before anybody looks at them, so they are decoded when somebody does."""
+        self._unread.append((events, count))
+        self._unread_count += count
+        while self._unread_count - self._unread[0][1] >= EVENTS_MAX:
+            # Those in front of them are over the limit as well.
+            self._drop_runs(len(self._runs))
+            _, gone = self._unread.popleft()
+            self._unread_count -= gone
+            self._first_number += gone
+
     def find_run(self, run_id: str) -> int | None:
         """Where in ``runs`` a finished run stands, if it is among the newest 500."""
         numbers, runs, first = self._numbers, self.runs, self._first_number
@@ -144,16 +176,22 @@ class ProjectState:
 
     def evict(self) -> None:
         """Let go of what is over the limits, oldest first."""
-        excess = len(self.runs) - EVENTS_MAX
-        if excess > 0:
-            del self.runs[:excess]
-            self._first_number += excess
-            if len(self._numbers) > 4 * EVENTS_MAX:
-                first = self._first_number
-                self._numbers = {
-                    name: number for name, number in self._numbers.items() if number >= first
-                }
+        self._evict_runs()
         drop_oldest(self.open_runs, OPEN_RUNS_MAX)
+
+    def _evict_runs(self) -> None:
+        excess = len(self._runs) + self._unread_count - EVENTS_MAX
+        if excess > 0:
+            self._drop_runs(min(excess, len(self._runs)))
+
+    def _drop_runs(self, count: int) -> None:
+        del self._runs[:count]
+        self._first_number += count
+        if len(self._numbers) > 4 * EVENTS_MAX:
+            first = self._first_number
+            self._numbers = {
+                name: number for name, number in self._numbers.items() if number >= first
+            }
 
     def disown_agents(self) -> None:
         """From now on each profile is copied before it is changed."""

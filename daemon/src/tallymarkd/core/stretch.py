@@ -4,15 +4,22 @@ A stretch is consecutive runs of one agent in one session, each with its id,
 its times and its duration. Summed column by column it takes a fraction of the
 time that applying each run takes, and it must come to exactly the same. (List
 comprehensions, not generators, for the same reason.)
+
+A batch that is one such stretch is summed as soon as it is decoded, and its
+events are let go of (``condense``). Until it is durable they would have left the
+processor's cache, and to fetch them again costs more than to sum them.
 """
 
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
+import msgspec
+
 from tallymark.events import RunEnd
-from tallymark.state import RECENT_EVENTS_MAX, AgentProfile
+from tallymark.state import RECENT_EVENTS_MAX
 from tallymarkd.core.artifacts import add_counters, count_artifacts
 from tallymarkd.core.charges import (
     FAULTS,
@@ -37,11 +44,37 @@ from tallymarkd.core.runs import (
     total_of,
     utc,
 )
+from tallymarkd.core.sums import Sums, results_of
+
+CONDENSED_MIN = 16
+"""Fewer events than this are kept as they are: they stay in the cache by themselves."""
 
 
-def stretch_end(state: ProjectState, batch: Batch, start: int) -> int:
+def condense(batch: Batch, events: msgspec.Raw) -> None:
+    """Sum up a batch that is one stretch, and keep its events only as the bytes they came in."""
+    count = len(batch.events)
+    if count < CONDENSED_MIN or batch.verdicts or batch.extras or batch.costs:
+        return
+    if stretch_end({}, batch, 0) == count:
+        found = _sum_up(batch, 0, count)
+        if found is not None and found[1] is batch.events:
+            batch.condense(found[0], events)
+
+
+def apply_condensed(state: ProjectState, batch: Batch) -> bool:
+    """Apply a batch that was condensed. False, with nothing changed, if it was not, or
+    one of its runs is known to be open."""
+    sums, events = batch.sums, batch.raw
+    if sums is None or events is None or not state.open_runs.keys().isdisjoint(sums.run_ids):
+        return False
+    _add(state, sums)
+    state.add_unread(events, batch.count)
+    return True
+
+
+def stretch_end(open_runs: Mapping[str, OpenRun], batch: Batch, start: int) -> int:
     """Where the stretch that begins with the event at ``start`` ends, at least one on."""
-    events, open_runs, extras = batch.events, state.open_runs, batch.extras
+    events, extras = batch.events, batch.extras
     first = events[start]
     if type(first) is not RunEnd or not first.agent_name:
         return start + 1
@@ -80,37 +113,58 @@ def _ends_plainly(opened: OpenRun | None, event: RunEnd) -> bool:
 
 def apply_stretch(state: ProjectState, batch: Batch, start: int, end: int) -> bool:
     """Apply plain runs at once. False, with nothing changed, if one is faulty."""
-    part: list[Any] = batch.events[start:end]
+    found = _sum_up(batch, start, end)
+    if found is None:
+        return False
+    sums, runs = found
+    if state.open_runs:
+        for run_id in sums.run_ids:
+            state.open_runs.pop(run_id, None)
+    _add(state, sums)
+    state.runs.extend(runs)
+    return True
+
+
+def _add(state: ProjectState, sums: Sums) -> None:
+    profile = state.own_agent(sums.agent_name)
+    session = touch_session(state, sums.session_id, sums.began, sums.ended)
+    if session is not None:
+        session.name_agent(sums.agent_name)
+        for ticket in sums.tickets:
+            session.name_ticket(ticket)
+    charge(state, profile, session, sums.tally)
+    sums.results.add_to(profile)
+    add_seconds(state, profile, sums.seconds)
+    add_counters(profile, sums.counters)
+    touch_agent(profile, sums.ended)
+    remember_runs(profile, sums.run_ids[-RECENT_EVENTS_MAX:])
+
+
+def _sum_up(batch: Batch, start: int, end: int) -> tuple[Sums, list[Run]] | None:
+    """What a stretch adds up to, and its runs as they are kept; None if one is faulty."""
+    whole = start == 0 and end == len(batch.events)
+    part: list[Any] = batch.events if whole else batch.events[start:end]
     run_ids = [run.event_id for run in part]
     if not all(run_ids):
-        return False
+        return None
+    first: RunEnd = part[0]
     try:
         tally, runs = _sum_runs(part, batch, start)
-        seconds = sum([run.duration_seconds for run in part])
-        began = utc(min([run.started_at for run in part]))
-        ended = utc(max([run.ended_at for run in part]))
-        counters = count_artifacts(list(chain.from_iterable([run.artifacts for run in part])))
+        sums = Sums(
+            first.agent_name,
+            first.session_id,
+            run_ids,
+            [ticket for ticket in dict.fromkeys([run.ticket_key for run in part]) if ticket],
+            tally,
+            results_of(part),
+            sum([run.duration_seconds for run in part]),
+            count_artifacts(list(chain.from_iterable([run.artifacts for run in part]))),
+            utc(min([run.started_at for run in part])),
+            utc(max([run.ended_at for run in part])),
+        )
     except FAULTS:  # something is absent, or of the wrong type
-        return False
-    if state.open_runs:
-        for run_id in run_ids:
-            state.open_runs.pop(run_id, None)
-    first: RunEnd = part[0]
-    profile = state.own_agent(first.agent_name)
-    session = touch_session(state, first.session_id, began, ended)
-    if session is not None:
-        session.name_agent(first.agent_name)
-        for ticket in dict.fromkeys([run.ticket_key for run in part]):
-            if ticket:
-                session.name_ticket(ticket)
-    charge(state, profile, session, tally)
-    _count_results(profile, part)
-    add_seconds(state, profile, seconds)
-    add_counters(profile, counters)
-    touch_agent(profile, ended)
-    remember_runs(profile, run_ids[-RECENT_EVENTS_MAX:])
-    state.runs += runs
-    return True
+        return None
+    return sums, runs
 
 
 def _sum_runs(part: list[Any], batch: Batch, start: int) -> tuple[Tally, list[Run]]:
@@ -172,22 +226,3 @@ def _ended(event: Any, spent: Tally, source: str) -> EndedRun:
         FROM_RUN_END,
         {},
     )
-
-
-def _count_results(profile: AgentProfile, part: list[RunEnd]) -> None:
-    statuses = [run.status for run in part]
-    count = len(statuses)
-    wins = statuses.count("success")
-    profile.total_invocations += count
-    profile.successful_invocations += wins
-    streak = profile.current_streak
-    if wins < count:
-        profile.failed_invocations += count - wins
-        failed = [index for index, status in enumerate(statuses) if status != "success"]
-        longest = max([b - a for a, b in pairwise([-1 - streak, *failed])]) - 1
-        profile.best_streak = max(profile.best_streak, longest)
-        profile.last_error = part[failed[-1]].error_message or statuses[failed[-1]]
-        profile.current_streak = count - 1 - failed[-1]
-    else:
-        profile.current_streak = streak + count
-    profile.best_streak = max(profile.best_streak, profile.current_streak)

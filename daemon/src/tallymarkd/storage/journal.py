@@ -94,7 +94,9 @@ class Journal:
         self._active = active
         self._sealed = sealed
         self._lock = threading.Lock()
-        self._buffer = bytearray()
+        self._buffer: list[bytes] = []
+        self.buffered_bytes = 0
+        """Bytes appended since the last sync."""
         self._buffer_crc = active.prev_crc
         self._buffered_lsn = active.last_lsn
         self._cut = False
@@ -102,11 +104,6 @@ class Journal:
         self._failure: OSError | None = None
         self.next_lsn = next_lsn
         self.durable_lsn = active.last_lsn
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes appended since the last sync."""
-        return len(self._buffer)
 
     @property
     def active_number(self) -> int:
@@ -139,14 +136,15 @@ class Journal:
         and ``OSError`` as ``sync`` does. ``ValueError`` for a payload that is too
         large or a ``count`` below 1.
         """
-        end = self._active.end + len(self._buffer)
-        fits = end + record_bytes(len(payload)) <= self._settings.segment_bytes_max
+        end = self._active.end + self.buffered_bytes
+        size = record_bytes(len(payload))
+        fits = end + size <= self._settings.segment_bytes_max
         if not fits and end > RECORDS_OFFSET:
             self._roll()
             end = RECORDS_OFFSET
         lsn = self.next_lsn
         self._buffer_crc = append_record(
-            self._buffer,
+            self._buffer.append,
             salt=self._active.header.salt,
             offset=end,
             kind=kind,
@@ -159,6 +157,7 @@ class Journal:
             seq=seq,
             from_seq=from_seq,
         )
+        self.buffered_bytes += size
         self.next_lsn = lsn + count
         self._buffered_lsn = self.next_lsn - 1
         return lsn
@@ -191,17 +190,21 @@ class Journal:
             return
         kept = active.allocated
         try:
-            self._allocate(active.end + len(self._buffer))
+            self._allocate(active.end + self.buffered_bytes)
             kept = active.end
-            self._fs.write(active.fd, self._buffer, active.end)
+            self._fs.write(active.fd, b"".join(self._buffer), active.end)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             self._give_up(kept, error)
-        active.end += len(self._buffer)
+        active.end += self.buffered_bytes
         active.prev_crc = self._buffer_crc
         active.last_lsn = self._buffered_lsn
+        self._empty_buffer()
+
+    def _empty_buffer(self) -> None:
         self._buffer.clear()
+        self.buffered_bytes = 0
 
     def _allocate(self, end: int) -> None:
         """Reserve blocks a chunk at a time, so that most commits change no metadata."""
@@ -225,7 +228,7 @@ class Journal:
         Blocks that were reserved before stay: smaller commits still find room there.
         """
         active = self._active
-        self._buffer.clear()
+        self._empty_buffer()
         self._buffer_crc = active.prev_crc
         self._buffered_lsn = active.last_lsn
         self._cut = True

@@ -250,7 +250,7 @@ def _rewrite(header: SegmentHeader, records: list[Record]) -> bytearray:
 def _append(data: bytearray, record: Record, salt: bytes) -> int:
     """Add the record as it stands at its offset; gives its CRC."""
     return append_record(
-        data,
+        data.extend,
         salt=salt,
         offset=record.offset,
         kind=record.kind,
