@@ -1,6 +1,7 @@
 """Asks the daemon how it is, and waits as long as a start under load may take.
 
-``python -m tests.systemd.asker SOCKET``; it tells the report, with ``status``.
+``python -m tests.systemd.asker SOCKET``; it tells the report, with ``status`` and the codes of
+the ``reasons``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ PATIENCE_SECONDS = 30.0
 def main() -> None:
     """Ask once."""
     answer = ask_health([Path(sys.argv[1])], timeout_seconds=PATIENCE_SECONDS)
-    tell(**{**answer.report, "status": answer.status})
+    codes = [reason.code for reason in answer.reasons]
+    tell(**{**answer.report, "status": answer.status, "reasons": codes})
 
 
 if __name__ == "__main__":

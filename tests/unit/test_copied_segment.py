@@ -28,7 +28,7 @@ class Segment:
         self.ends = [RECORDS_OFFSET]
         for lsn in range(11, 11 + count):
             crc = append_record(
-                data, salt=SALT, offset=len(data), kind=Kind.BATCH, lsn=lsn, count=1,
+                data.extend, salt=SALT, offset=len(data), kind=Kind.BATCH, lsn=lsn, count=1,
                 durable_lsn=lsn - 1, prev_crc=crc, payload=b"payload %d" % lsn * 20,
             )  # fmt: skip
             self.ends.append(len(data))
