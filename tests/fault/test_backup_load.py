@@ -127,6 +127,7 @@ def stopped_backup(daemon: Daemon, target: Path) -> Iterator[subprocess.Popen[by
         process.stderr.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_history_is_held_as_long_as_the_backup_lives(tmp_path: Path) -> None:
     with under_load(tmp_path, *SHORT_HISTORY) as (daemon, _):
@@ -181,12 +182,15 @@ def test_a_daemon_that_stops_meanwhile_ends_the_backup_in_words(tmp_path: Path) 
 
 
 @pytest.mark.timeout(240)
-def test_kills_of_the_backup_leave_nothing_that_looks_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [(2, 7), pytest.param((1, 3, 5, 7, 9), marks=pytest.mark.slow)])
+def test_kills_of_the_backup_leave_nothing_that_looks_whole(
+    tmp_path: Path, kills: tuple[int, ...]
+) -> None:
     target, unfinished = tmp_path / "backup", tmp_path / "backup.partial"
     command = [*BACKUP, "--state-dir", str(tmp_path / "state"), "backup", str(target)]
     with under_load(tmp_path, *SHORT_HISTORY) as (daemon, _):
         wait_for("a retirement", lambda: segments(daemon.state_dir)[0] > 1)
-        for files in (1, 3, 5, 7, 9):
+        for files in kills:
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )

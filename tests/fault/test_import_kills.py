@@ -197,10 +197,8 @@ def test_the_killing_daemon_kills(tmp_path: Path) -> None:
         tmp_path / "state", command=(str(killing_daemon.PATH), "fdatasync", "1", "before")
     )
     try:
-        daemon.start()
-        with Client("p", socket=daemon.socket, exit_timeout_seconds=0.0) as client:
-            client.emit({"type": "usage", "agent_name": "a"})
-            wait_for("the daemon's end", lambda: not daemon.running)
+        daemon.spawn()  # it makes something durable before it calls itself ready
+        wait_for("the daemon's end", lambda: not daemon.running)
         assert daemon.process is not None
         assert daemon.process.returncode == -9
     finally:

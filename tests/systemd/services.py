@@ -156,11 +156,11 @@ class Service:
         cursor = shown.rpartition("-- cursor: ")[2].strip()
         yield lambda: self.journal(f"--after-cursor={cursor}" if cursor else "--boot")
 
-    def health(self) -> dict[str, Any]:
-        """What the daemon says of itself. Starts it, if nobody has."""
-        environment = {**self.machine.environment(USER), "PYTHONPATH": str(CODE)}
+    def health(self, user: str = USER) -> dict[str, Any]:
+        """What the daemon says of itself to ``user``. Starts it, if nobody has."""
+        environment = {**self.machine.environment(user), "PYTHONPATH": str(CODE)}
         asker = (str(self.commands / "python"), "-m", "tests.systemd.asker", str(self.socket))
-        done = self.machine.run(*asker, user=USER, env=environment, check=False)
+        done = self.machine.run(*asker, user=user, env=environment, check=False)
         return self._decoded(done)
 
     # Judgement.

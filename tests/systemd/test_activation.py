@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.systemd.programs import running
 from tests.systemd.services import SERVICE, SOCKET, Service
 
@@ -20,6 +22,13 @@ def test_the_first_connection_starts_it_and_is_answered(service: Service) -> Non
     assert service.show("MainPID") == str(report["pid"])
     assert report["uptime_seconds"] < DRAIN_SECONDS_MAX
     assert service.show("StatusText").startswith("ready: ")
+
+
+def test_root_is_served_and_a_stranger_is_not(service: Service) -> None:
+    """A user's daemon sees nobody but its user: root looks like any stranger there."""
+    assert service.health("root")["status"] == "ok"
+    with pytest.raises(AssertionError, match="Permission denied"):
+        service.health("daemon")
 
 
 def test_a_stop_drains_and_the_next_connection_starts_it_again(service: Service) -> None:

@@ -130,6 +130,7 @@ def test_every_row_of_the_table_is_complete_and_its_name_ends_with_its_unit() ->
         "seconds",
         "level",
         "serve",
+        "launchd",
         "format",
         "socket",
         "strict",
