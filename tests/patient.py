@@ -84,6 +84,12 @@ class Patient:
     def codes(self) -> list[str]:
         return [reason.code for reason in self.reasons]
 
+    def complains(self, code: str, named: str) -> None:
+        """Asserts that there is one reason, this one, with a remedy, and what it names."""
+        found = self.only
+        assert (found.code, named in found.message) == (code, True), found
+        assert found.remedy
+
     @property
     def only(self) -> Reason:
         """The one reason that there is; asserts that the daemon is degraded by it."""

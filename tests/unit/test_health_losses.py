@@ -68,11 +68,7 @@ def test_every_trouble_is_named_with_what_to_do(
 ) -> None:
     make(patient)
 
-    reason = patient.only
-
-    assert reason.code == make.__name__
-    assert named in reason.message
-    assert reason.remedy
+    patient.complains(make.__name__, named)
     assert patient.condition.taking
 
 
