@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tallymark.fs import OsFileSystem
-from tallymarkd.adopting import Adopting
+from tallymarkd.adopting import Adopting, spooled_producers
 from tests.daemon_parts import until
 from tests.fake_daemon import FakeDaemon
 from tests.unit.test_adoption import leave
@@ -68,3 +69,14 @@ def test_a_directory_that_cannot_be_read_is_told_and_no_reason_to_end(
     with FakeDaemon(tmp_path / "s.sock") as daemon:
         asyncio.run(work(daemon))
     assert f"cannot look for spools in {tmp_path / 'file'}" in caplog.text
+
+
+def test_a_producer_is_known_by_its_spool(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        path = leave(daemon, "a").path
+    (path.parent / "other.damaged").touch()
+
+    assert spooled_producers(OsFileSystem(), path.parent) == {path.stem}
+    assert str(uuid.UUID(path.stem)) == path.stem
+    assert spooled_producers(OsFileSystem(), tmp_path / "gone") == set()
+    assert spooled_producers(OsFileSystem(), path) is None

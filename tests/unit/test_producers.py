@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from tallymark.errors import RefusedError
@@ -13,11 +15,15 @@ ALICE, BOB, CAROL = PRODUCERS[:3]
 
 
 def producers_over(
-    marks: dict[str, Mark], *, producers_max: int = 10, mark_days_max: int = 1
+    marks: dict[str, Mark],
+    *,
+    producers_max: int = 10,
+    mark_days_max: int = 1,
+    spooled: Collection[str] | None = (),
 ) -> Producers:
     books = Books(ServerState(server_id=SERVER_ID, marks=marks, running_seconds=90_000.0), {})
     limits = EngineSettings(10, producers_max, mark_days_max, MIB, MIB)
-    return Producers(books, limits)
+    return Producers(books, limits, lambda: None if spooled is None else set(spooled))
 
 
 @pytest.mark.parametrize(("least", "most"), [(1, 1), (0, 5), (1, 2)])
@@ -108,6 +114,26 @@ def test_at_the_limit_marks_that_were_not_heard_of_for_long_make_room() -> None:
     assert producers.find(hello(CAROL), UID).durable_seq == 0
 
     assert list(marks) == [BOB]
+
+
+def test_a_mark_whose_producer_has_a_spool_does_not_expire() -> None:
+    """Else what it sent before, and its spool still holds, would count again."""
+    marks = {ALICE: Mark(7, "spotter", UID, 1.0), BOB: Mark(7, "spotter", UID, 1.0)}
+    producers = producers_over(marks, producers_max=2, spooled={ALICE})
+
+    producers.find(hello(CAROL), UID)
+
+    assert list(marks) == [ALICE]
+
+
+def test_while_nobody_can_tell_who_has_a_spool_no_mark_expires() -> None:
+    marks = {ALICE: Mark(7, "spotter", UID, 1.0)}
+    producers = producers_over(marks, producers_max=1, spooled=None)
+
+    with pytest.raises(TransientError):
+        producers.find(hello(CAROL), UID)
+
+    assert list(marks) == [ALICE]
 
 
 def test_a_mark_whose_producer_is_connected_does_not_expire() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tallymark.adoption import Adopted, Adopter
 from tallymark.fs import FileSystem
+from tallymark.spool import spool_paths
 from tallymarkd._version import __version__
 
 PAUSE_SECONDS = 60.0
@@ -65,6 +66,15 @@ class Adopting:
             log.warning("cannot look for spools in %s: %s", self._directory, error)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._pause_seconds, self.start)
+
+
+def spooled_producers(fs: FileSystem, directory: Path) -> set[str] | None:
+    """The producers whose spools lie in the directory; None when that cannot be seen."""
+    try:
+        return {path.stem for path in spool_paths(fs, directory)}
+    except OSError as error:
+        log.warning("cannot look for spools in %s: %s", directory, error)
+        return None
 
 
 def told(adopted: Adopted) -> None:

@@ -22,7 +22,7 @@ from tallymark.ids import uuid7
 from tallymark.paths import socket_path, state_dir
 from tallymarkd import parts
 from tallymarkd._version import __version__
-from tallymarkd.adopting import Adopting
+from tallymarkd.adopting import Adopting, spooled_producers
 from tallymarkd.answers import BooksAnswers
 from tallymarkd.config import Settings
 from tallymarkd.core.admission import Admission
@@ -219,6 +219,7 @@ class _Daemon:
             self._committer,
             parts.engine_settings(settings),
             note=self._note,
+            spooled=lambda: spooled_producers(self._fs, settings.spool_dir),
         )
         self._vitals = Vitals(
             settings,

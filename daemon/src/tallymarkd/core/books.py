@@ -245,7 +245,7 @@ class Books:
     def expire_marks(self, older_than_seconds: float, keep: Container[str] = ()) -> int:
         """Forget producers not heard of for so long (of running time); gives how many.
 
-        Those in ``keep`` are connected.
+        Those in ``keep`` are connected, or have a spool.
         """
         server = self.server
         limit = server.running_seconds - older_than_seconds

@@ -78,6 +78,7 @@ class Engine:
         settings: EngineSettings,
         *,
         note: Callable[[], None],
+        spooled: Callable[[], set[str] | None] = set,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.books = books
@@ -87,7 +88,7 @@ class Engine:
         self._settings = settings
         self._note = note
         self._clock_ns = clock_ns
-        self._producers = Producers(books, settings)
+        self._producers = Producers(books, settings, spooled)
         self._waiting: set[Link] = set()
         self.unacknowledged_bytes = 0
         self.disk_full: str | None = None

@@ -103,8 +103,16 @@ class Producer:
 class Producers:
     """Producers that have a connection, or something on its way to the journal."""
 
-    def __init__(self, books: Books, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        books: Books,
+        settings: EngineSettings,
+        spooled: Callable[[], set[str] | None] = set,
+    ) -> None:
+        """``spooled`` gives the producers whose spools wait, None when nobody can tell:
+        without its mark, what a spool holds and the journal too would count twice."""
         self._books = books
+        self._spooled = spooled
         self.settings = settings
         self._known: dict[bytes, Producer] = {}
 
@@ -145,7 +153,10 @@ class Producers:
         marks = self._books.server.marks
         if len(marks) >= self.settings.producers_max:
             live = {producer.name for producer in self._known.values()}
-            self._books.expire_marks(self.settings.mark_days_max * SECONDS_PER_DAY, live)
+            spooled = self._spooled()
+            if spooled is not None:
+                old_seconds = self.settings.mark_days_max * SECONDS_PER_DAY
+                self._books.expire_marks(old_seconds, live | spooled)
             if len(marks) >= self.settings.producers_max:
                 raise TransientError(
                     _overloaded(f"{self.settings.producers_max} producers are known")
