@@ -14,7 +14,7 @@ from tallymark import Client
 from tallymark.events import RunEnd
 from tests.systemd.told import Teller, asked_to_end, tell
 
-PACE_SECONDS = 0.002
+PACE_SECONDS = 0.005
 END_SECONDS = 60.0
 
 

@@ -8,7 +8,7 @@ from tests.systemd.services import SERVICE, SOCKET, Service
 RESTARTS = 20
 
 TALKERS = 8
-RECORDERS = 4
+RECORDERS = 3
 
 BETWEEN = TALKERS
 """Conversations that end between two restarts."""
