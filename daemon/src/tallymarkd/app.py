@@ -170,6 +170,7 @@ class _Daemon:
         )
         self._adopting = Adopting(self._fs, self._settings.spool_dir, self._settings.socket)
         getting_ready = self._loop.create_task(self._get_ready())
+        getting_ready.add_done_callback(fail_with)
         await stop.wait()
         getting_ready.cancel()
         return await self._drain()
@@ -347,6 +348,12 @@ def _next_command(settings: Settings) -> str:
     if settings.socket != socket_path(state_dir(os.environ)):
         words += ["--socket", str(settings.socket)]
     return shlex.join(words)
+
+
+def fail_with(task: asyncio.Task[None]) -> None:
+    """Hand what ended a task to the loop's exception handler: nobody awaits it."""
+    if not task.cancelled():
+        task.result()
 
 
 def _die_loudly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
