@@ -40,7 +40,7 @@ from tallymarkd.reloading import reload, tell
 from tallymarkd.server.desk import Desk, FramePool
 from tallymarkd.server.listener import Listener, listen
 from tallymarkd.server.peer import is_root
-from tallymarkd.server.server import Server, own_uid
+from tallymarkd.server.server import FIRST_WORD_SECONDS, Server, own_uid
 from tallymarkd.supervision import Supervision
 
 EXIT_OK = 0
@@ -321,7 +321,8 @@ class _Daemon:
         stopped = await asyncio.to_thread(self._committer.stop, seconds)
         await asyncio.sleep(0)
         self._supervision.end()
-        await self._server.say_goodbye()
+        left = max(0.0, deadline - time.monotonic())
+        await self._server.say_goodbye(min(FIRST_WORD_SECONDS, left / 2))
         if not stopped:
             log.error("cannot stop cleanly: the disk did not answer within %g s", seconds)
             return EXIT_FAILED
