@@ -24,10 +24,6 @@ from tests.daemon_parts import DEADLINE_SECONDS, PRODUCERS, Bench, publish, run_
 HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-def is_root(uid: int) -> bool:
-    return uid == 0
-
-
 class House:
     """A server on a real socket; commits come back to its loop."""
 
@@ -64,7 +60,10 @@ async def house(tmp_path: Path, **limits: Any) -> AsyncIterator[House]:
         ids = itertools.count(1)
         desk = make_desk(bench, FakeAnswers(), **limits)
         server = Server(
-            desk, new_id=lambda: f"made-{next(ids)}", own_uid=own_uid(), is_root=is_root
+            desk,
+            new_id=lambda: f"made-{next(ids)}",
+            own_uid=own_uid(),
+            owns=lambda uid: uid in (own_uid(), 0),
         )
         listener = listen(OsFileSystem(), directory / "t.sock")
         found = House(directory / "t.sock", bench, desk, server)
@@ -302,7 +301,10 @@ def test_who_cannot_be_known_is_turned_away(
 
 def admitting(bench: Bench, **limits: int) -> Server:
     return Server(
-        make_desk(bench, None, **limits), new_id=lambda: "id", own_uid=1000, is_root=is_root
+        make_desk(bench, None, **limits),
+        new_id=lambda: "id",
+        own_uid=1000,
+        owns=lambda uid: uid in (1000, 0),
     )
 
 

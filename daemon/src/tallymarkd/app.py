@@ -240,7 +240,7 @@ class _Daemon:
                 self._vitals,
                 self._engine,
                 self._checkpointer.holds,
-                owns=lambda uid: uid == own_uid() or is_root(uid, settings.socket),
+                owns=self._owns,
             ),
             parts.server_settings(settings),
             FramePool(settings.frame_pool_bytes_max),
@@ -249,7 +249,7 @@ class _Daemon:
             self._desk,
             new_id=lambda: str(uuid7()),
             own_uid=own_uid(),
-            is_root=lambda uid: is_root(uid, settings.socket),
+            owns=self._owns,
         )
         self._supervision = Supervision(
             self._manager.notifier,
@@ -260,6 +260,10 @@ class _Daemon:
         )
         if books.touched or restored.report.new_losses:
             self._note()
+
+    def _owns(self, uid: int) -> bool:
+        """Whether this is our own user, or root."""
+        return uid == own_uid() or is_root(uid, self._settings.socket)
 
     def _from_committer(self, tickets: list[Ticket]) -> None:
         """On the committer's thread: hand what is settled over to the loop."""

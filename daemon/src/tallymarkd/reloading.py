@@ -1,7 +1,7 @@
 """New settings for a daemon that runs: which can be taken over, which need a restart.
 
 A setting says of itself whether a running daemon takes it over (``About.reload``).
-What it says holds for the whole daemon: ``Daemon`` hands the settings to every part.
+What it says holds for the whole daemon: ``app.py`` hands the settings to every part.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallymark.protocol.messages import HealthStatus
+from tallymark.protocol.messages import HealthStatus, Reason
 from tallymarkd.health.commits import commit_reasons
 from tallymarkd.health.files import file_reasons
 from tallymarkd.health.limits import limit_reasons
@@ -18,9 +18,25 @@ def condition(vitals: Vitals, *, probe_failed: str = "") -> Condition:
 
     ``probe_failed`` says what a deep probe met. Loop thread.
     """
-    now = vitals.clock()
     free = vitals.free_bytes()
-    reasons = sorted(
+    reasons = _reasons(vitals, free, probe_failed)
+    weight = _weight(reasons)
+    return Condition(_status(weight), reasons, report(vitals, free), weight <= Weight.NOTICE)
+
+
+def status_line(vitals: Vitals) -> str:
+    """How it is, in a few words, for a service manager's status. Loop thread."""
+    reasons = _reasons(vitals, vitals.free_bytes())
+    if reasons:
+        codes = ", ".join(reason.code for reason in reasons)
+        return f"{_status(_weight(reasons))} ({codes}); tallymark health tells more"
+    stored = vitals.engine.books.server.ledger.stored
+    return f"{_count(vitals.connections(), 'connection')}, {_count(stored, 'event')} stored"
+
+
+def _reasons(vitals: Vitals, free: int | None, probe_failed: str = "") -> list[Reason]:
+    now = vitals.clock()
+    return sorted(
         [
             *commit_reasons(vitals, now, probe_failed),
             *file_reasons(vitals, free),
@@ -29,22 +45,17 @@ def condition(vitals: Vitals, *, probe_failed: str = "") -> Condition:
         ],
         key=lambda each: -TROUBLES[each.code].weight,
     )
-    gravest = TROUBLES[reasons[0].code].weight if reasons else None
-    status: HealthStatus = "ok"
-    if gravest is not None:
-        status = "failing" if gravest is Weight.FAILING else "degraded"
-    taking = gravest in (None, Weight.NOTICE)
-    return Condition(status, reasons, report(vitals, free), taking)
 
 
-def status_line(vitals: Vitals) -> str:
-    """How it is, in a few words, for a service manager's status. Loop thread."""
-    found = condition(vitals)
-    if found.reasons:
-        codes = ", ".join(reason.code for reason in found.reasons)
-        return f"{found.status} ({codes}); tallymark health tells more"
-    stored = vitals.engine.books.server.ledger.stored
-    return f"{_count(vitals.connections(), 'connection')}, {_count(stored, 'event')} stored"
+def _weight(reasons: list[Reason]) -> int:
+    """The gravest, which stands first; 0 without any."""
+    return TROUBLES[reasons[0].code].weight if reasons else 0
+
+
+def _status(weight: int) -> HealthStatus:
+    if weight >= Weight.FAILING:
+        return "failing"
+    return "degraded" if weight else "ok"
 
 
 def _count(number: int, noun: str) -> str:

@@ -30,11 +30,6 @@ class Listener:
     _lock: int | None = None
     _inode: int = 0
 
-    @property
-    def inherited(self) -> bool:
-        """Whether a service manager listens there, too, and owns the name."""
-        return self._lock is None
-
     def close(self) -> None:
         """Stop listening; the name goes too, if it is ours still."""
         self.sock.close()

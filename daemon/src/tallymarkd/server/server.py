@@ -44,13 +44,13 @@ class Server:
     """Accepts connections on a bound socket. Loop thread only."""
 
     def __init__(
-        self, desk: Desk, *, new_id: Callable[[], str], own_uid: int, is_root: Callable[[int], bool]
+        self, desk: Desk, *, new_id: Callable[[], str], own_uid: int, owns: Callable[[int], bool]
     ) -> None:
-        """``own_uid`` and who ``is_root`` are served, others if the settings say so."""
+        """Who ``owns`` the daemon, its user and root, is served, others if the settings say so."""
         self.desk = desk
         self.new_id = new_id
         self._own_uid = own_uid
-        self._is_root = is_root
+        self._owns = owns
         self._server: asyncio.Server | None = None
         self._doors: set[Door] = set()
         self._talks: set[_Talk] = set()
@@ -109,7 +109,7 @@ class Server:
     def admit(self, uid: int) -> str:
         """Why a user may not come in now; empty if he may, and then he is counted."""
         settings = self.desk.settings
-        if not (uid == self._own_uid or settings.serves_all or self._is_root(uid)):
+        if not (settings.serves_all or self._owns(uid)):
             return f"cannot serve uid {uid}: this daemon serves uid {self._own_uid} and root"
         if self.connections >= settings.connections_max:
             return f"cannot serve you now: {settings.connections_max} connections are open"
