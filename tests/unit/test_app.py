@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from tallymarkd import app
 from tallymarkd.app import fail_with
+from tallymarkd.config import SETTINGS, Settings
 
 
 def test_what_ends_a_task_comes_to_the_loop_at_once() -> None:
@@ -31,3 +38,32 @@ def test_what_ends_a_task_comes_to_the_loop_at_once() -> None:
 
     (context,) = asyncio.run(main())
     assert str(context["exception"]) == "a fault of ours"
+
+
+def test_a_reload_reaches_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What says of itself that it is taken over is taken over by somebody."""
+    logged: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        app, "set_up_logging", lambda level, form, env: logged.append((level, form))
+    )
+    old = Settings(state_dir=Path("/s"), socket=Path("/s/t"), spool_dir=Path("/s/p"))
+    for setting in SETTINGS:
+        if not setting.about.reload:
+            continue
+        value = getattr(old, setting.name)
+        others = [choice for choice in setting.about.choices if choice != value]
+        change: dict[str, Any] = {setting.name: others[0] if others else value * 2}
+        seen = []
+        for settings in (old, replace(old, **change)):
+            daemon: Any = app._Daemon.__new__(app._Daemon)
+            daemon._env = {}
+            used: list[Any] = []
+            for name in ("_vitals", "_checkpointer", "_committer", "_desk"):
+                setattr(daemon, name, SimpleNamespace())
+            daemon._engine = SimpleNamespace(use=used.append)
+            daemon._apply(settings)
+            assert daemon._settings is daemon._vitals.settings is settings
+            parts = (daemon._checkpointer, daemon._committer, daemon._desk)
+            drain = daemon._settings.drain_timeout_seconds
+            seen.append(f"{parts} {used} {logged[-1]} {drain}")
+        assert seen[0] != seen[1], setting.name
