@@ -83,7 +83,7 @@ def _try(daemon: Daemon, findings: Findings, where: str) -> bool:
 
 def _at_interface(directory: Path, kind: str, findings: Findings, number: int) -> bool:
     when = "before" if number % 2 else "after"
-    command = (str(killing_daemon.PATH), kind, str(number), when)
+    command = killing_daemon.command(kind, number, when)
     daemon = Daemon(directory / f"{kind}-{number}", *BUSY, command=command)
     return _try(daemon, findings, f"killed {when} {kind} {number}")
 

@@ -35,8 +35,8 @@ def test_random_kills_under_load_lose_and_double_nothing(tmp_path: Path) -> None
 
 def test_the_run_that_is_killed_does_everything(tmp_path: Path) -> None:
     """Else kills at every call of it would prove little."""
-    daemon = Daemon(tmp_path / "state", *BUSY, command=(
-        str(killing_daemon.PATH), "link", "1000000", "before"))  # fmt: skip
+    command = killing_daemon.command("link", killing_daemon.NEVER, "before")
+    daemon = Daemon(tmp_path / "state", *BUSY, command=command)
     agents = two_agents(daemon.socket)
     try:
         daemon.spawn()
