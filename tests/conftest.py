@@ -22,6 +22,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tallymark")
 
+# With it every process that a test starts would compile every module of ours anew,
+# which an installed program never does: its start would be measured with that.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Read once: the fixture below removes it from the environment of every test.
 IN_CI = os.environ.get(CI_VARIABLE, "") not in ("", "0")
 
