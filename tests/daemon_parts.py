@@ -242,6 +242,18 @@ def image(books: Books) -> dict[str, Any]:
     }
 
 
+def engine_settings(**limits: int) -> EngineSettings:
+    """Limits that no test comes near, but for those that are given."""
+    usual = {
+        "projects_max": 1000,
+        "producers_max": 100_000,
+        "mark_days_max": 30,
+        "unacknowledged_bytes_max": 8 * MIB,
+        "unacknowledged_total_bytes_max": 64 * MIB,
+    }
+    return EngineSettings(**{**usual, **limits})
+
+
 class Bench:
     """An engine over a journal in memory.
 
@@ -272,20 +284,12 @@ class Bench:
         )
         ids = itertools.count(1)
         self.admission = Admission(self.keys, price, lambda: f"assigned-{next(ids)}")
-        settings = {
-            "projects_max": 1000,
-            "producers_max": 100_000,
-            "mark_days_max": 30,
-            "unacknowledged_bytes_max": 8 * MIB,
-            "unacknowledged_total_bytes_max": 64 * MIB,
-            **limits,
-        }
         self.engine = Engine(
             self.books,
             self.keys,
             self.admission,
             self.committer,
-            EngineSettings(**settings),
+            engine_settings(**limits),
             note=self._note,
             clock_ns=lambda: NOON_NS,
         )

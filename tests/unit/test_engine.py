@@ -26,6 +26,7 @@ from tests.daemon_parts import (
     Bench,
     FakeLink,
     array,
+    engine_settings,
     hello,
     image,
     publish,
@@ -518,6 +519,22 @@ def test_who_has_left_is_not_told_that_there_is_room(make_bench: MakeBench) -> N
     bench.settle()
 
     assert alice.link.settled_calls == 0
+
+
+def test_other_limits_hold_from_the_next_newcomer_on(make_bench: MakeBench) -> None:
+    bench = make_bench(producers_max=1)
+    bench.join(ALICE).publish(1, run_end(1))
+    bench.settle()
+
+    bench.engine.use(engine_settings(producers_max=2, unacknowledged_total_bytes_max=1))
+    bob = bench.join(BOB)
+    assert bob.welcomes
+    bob.publish(1, run_end(1))
+    assert bench.engine.overloaded
+    bench.settle()
+
+    bench.engine.use(engine_settings(projects_max=1))
+    assert not bench.engine.room_for("other")
 
 
 # A full disk.

@@ -84,6 +84,19 @@ def test_a_writer_that_gives_no_echo_is_not_covered_up(manager: NotifySocket) ->
     assert rig.supervision.late_seconds is None
 
 
+def test_a_timer_that_comes_late_is_no_writer_that_hangs(manager: NotifySocket) -> None:
+    """After a machine slept, the first to look would find a fault that there is not."""
+    rig = Rig(Notifier(manager.address), 30.0)
+    rig.supervision.ready()
+    rig.echoes.pop()()
+
+    rig.now += 3600.0
+
+    assert rig.supervision.late_seconds is None
+    rig.tick()
+    assert rig.supervision.late_seconds == 3600.0
+
+
 def test_the_status_is_told_without_a_watchdog_too(manager: NotifySocket) -> None:
     rig = Rig(Notifier(manager.address), None)
     rig.supervision.ready()
