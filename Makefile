@@ -2,15 +2,18 @@
 #
 #   PYTHON=…  the interpreter (3.11 or newer); else the first that works is taken
 #   VENV=…    the folder of the environment, for a second interpreter beside the first
+#   JOBS=…    processes that share the tests: else one for each processor; 0 for none
 #   ARGS=…    more arguments for the command of the target
 
 PYTHON ?=
 VENV ?= .venv
+JOBS ?= auto
 ARGS ?=
 
 BIN := $(VENV)/bin
+SHARED_OUT := --numprocesses $(JOBS) --dist loadgroup
 DEV_TOOLS := build coverage 'hatchling>=1.27' 'hypothesis>=6.100' 'mypy~=2.4' packaging pip \
-	'pytest>=8.3' 'pytest-timeout>=2.3' 'ruff~=0.17.6' types-psutil
+	'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'ruff~=0.17.6' types-psutil
 METADATA := $(foreach part,client daemon,$(part)/pyproject.toml) \
 	client/src/tallymark/_version.py daemon/src/tallymarkd/_version.py
 
@@ -39,10 +42,10 @@ demo: $(STAMP) ## four agents record while the daemon is killed: sent, stored, l
 	@$(BIN)/python benchmarks/demo.py $(ARGS)
 
 test: $(STAMP) ## the tests, less the slow ones
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
 test-all: $(STAMP) ## all tests
-	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+	@$(BIN)/python -m pytest -m 'slow or not slow' $(SHARED_OUT) $(ARGS)
 
 torture: $(STAMP) ## break everything, count what is lost and doubled (root; long)
 	@$(BIN)/python -m tests.fault.torture $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -30,6 +30,21 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 IN_CI = os.environ.get(CI_VARIABLE, "") not in ("", "0")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Spare the paths of sockets, which are short, the name that xdist gives a worker."""
+    if hasattr(config, "workerinput"):
+        basetemp = Path(config.option.basetemp)
+        config.option.basetemp = str(basetemp.with_name(basetemp.name.removeprefix("popen-gw")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the wheels, or a machine with them, goes to one worker: it makes them once."""
+    for item in items:
+        of_machine = item.path.parent == ROOT / "tests" / "systemd"
+        if of_machine or "wheels" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("wheels"))
+
+
 @pytest.fixture(autouse=True)
 def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what the user's environment decides; defaults lead into ``tmp_path``."""
@@ -38,6 +53,15 @@ def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """Give the process back its umask: a command that runs in it may set its own."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")
