@@ -5,8 +5,14 @@ import zlib
 
 import pytest
 
-from tallymark.errors import DamagedError
-from tallymarkd.storage.sealed import seal, verify_seal
+from tallymark.errors import DamagedError, NewerFormatError
+from tallymarkd.storage.sealed import (
+    SealedDocument,
+    decode_document,
+    encode_document,
+    seal,
+    verify_seal,
+)
 
 PARTS = [b'{"a":1,', b'"b":{"c":2']
 
@@ -58,3 +64,27 @@ def test_without_a_seal_there_is_none(body: bytes) -> None:
 def test_the_closing_must_be_the_one_expected() -> None:
     with pytest.raises(DamagedError):
         verify_seal(sealed(), b"}")
+
+
+class Shelf(SealedDocument, kw_only=True):
+    books: list[str]
+
+
+def test_a_document_comes_back_and_is_plain_json() -> None:
+    body = encode_document(Shelf(format=2, books=["a"]))
+
+    assert decode_document(body, Shelf, 2) == Shelf(format=2, books=["a"])
+    assert json.loads(body)["books"] == ["a"]
+
+
+def test_a_newer_document_is_refused_before_it_is_looked_into() -> None:
+    body = b"".join(seal([b'{"format":3,"books":17'], b"}"))
+
+    with pytest.raises(NewerFormatError, match="format 3; this version reads 2"):
+        decode_document(body, Shelf, 2)
+
+
+@pytest.mark.parametrize("inside", [b'{"format":2,"books":17', b'{"books":[]', b'{"format":2'])
+def test_what_no_document_says_is_damage_though_the_seal_holds(inside: bytes) -> None:
+    with pytest.raises(DamagedError):
+        decode_document(b"".join(seal([inside], b"}")), Shelf, 2)

@@ -12,7 +12,7 @@ import msgspec
 
 from tallymark.errors import DamagedError, NewerFormatError, PathError
 from tallymark.fs import FileSystem, read_file
-from tallymarkd.storage.sealed import seal, verify_seal
+from tallymarkd.storage.sealed import SealedDocument, decode_document, encode_document
 
 MANIFEST_FORMAT = 1
 MANIFEST_NAME = "backup.json"
@@ -53,31 +53,18 @@ class Manifest(msgspec.Struct, kw_only=True):
         return sum(each.size_bytes for each in self.files)
 
 
-class _File(msgspec.Struct, kw_only=True):
-    format: int
+class _File(SealedDocument, kw_only=True):
     backup: Manifest
-
-
-class _Format(msgspec.Struct):
-    format: int
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of ``backup.json``."""
-    body = msgspec.json.encode(_File(format=MANIFEST_FORMAT, backup=manifest))
-    return b"".join(seal([body[:-1]], b"}"))
+    return encode_document(_File(format=MANIFEST_FORMAT, backup=manifest))
 
 
 def decode_manifest(body: bytes) -> Manifest:
     """Reads ``backup.json``. Raises ``DamagedError``, ``NewerFormatError``."""
-    verify_seal(body, b"}")
-    try:
-        version = msgspec.json.decode(body, type=_Format).format
-        if version > MANIFEST_FORMAT:
-            raise NewerFormatError(f"format {version}; this version reads {MANIFEST_FORMAT}")
-        manifest = msgspec.json.decode(body, type=_File).backup
-    except msgspec.MsgspecError as error:
-        raise DamagedError(str(error)) from None
+    manifest = decode_document(body, _File, MANIFEST_FORMAT).backup
     for entry in manifest.files:
         _refuse_outside(entry.path)
     return manifest

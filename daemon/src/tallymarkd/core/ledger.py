@@ -9,9 +9,8 @@ from collections import Counter
 
 import msgspec
 
-from tallymark.errors import DamagedError, NewerFormatError
 from tallymarkd.core.entry import Verdict
-from tallymarkd.storage.sealed import seal, verify_seal
+from tallymarkd.storage.sealed import SealedDocument, decode_document, encode_document
 
 SERVER_FORMAT = 1
 
@@ -122,28 +121,15 @@ def count_verdicts(ledger: Ledger, mark: Mark | None, verdicts: bytes) -> None:
                 counted.duplicate += count if verdict == Verdict.DUPLICATE else 0
 
 
-class _ServerFile(msgspec.Struct, kw_only=True):
-    format: int
+class _ServerFile(SealedDocument, kw_only=True):
     server: ServerState
 
 
 def encode_server(server: ServerState) -> bytes:
     """The bytes of ``server.json``."""
-    body = msgspec.json.encode(_ServerFile(format=SERVER_FORMAT, server=server))
-    return b"".join(seal([body[:-1]], b"}"))
+    return encode_document(_ServerFile(format=SERVER_FORMAT, server=server))
 
 
 def decode_server(body: bytes) -> ServerState:
     """Reads ``server.json``. Raises ``DamagedError``, ``NewerFormatError``."""
-    verify_seal(body, b"}")
-    try:
-        version = msgspec.json.decode(body, type=_Format).format
-        if version > SERVER_FORMAT:
-            raise NewerFormatError(f"format {version}; this version reads {SERVER_FORMAT}")
-        return msgspec.json.decode(body, type=_ServerFile).server
-    except msgspec.MsgspecError as error:
-        raise DamagedError(str(error)) from None
-
-
-class _Format(msgspec.Struct):
-    format: int
+    return decode_document(body, _ServerFile, SERVER_FORMAT).server

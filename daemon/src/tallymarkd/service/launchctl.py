@@ -13,11 +13,11 @@ from tallymark.fs import FileSystem
 from tallymarkd.service import plist, unit_files
 from tallymarkd.service.installation import Installation
 from tallymarkd.service.machine import Machine, ServiceError
-from tallymarkd.service.managers import Condition, Lines, Step
+from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
 from tallymarkd.service.places import Places
 
 
-class Launchd:
+class Launchd(OnMachine):
     """The user's own domain, that of the graphical session."""
 
     kind = "launchd"
@@ -27,10 +27,7 @@ class Launchd:
     def __init__(
         self, machine: Machine, fs: FileSystem, installed: Installation, places: Places
     ) -> None:
-        self._machine = machine
-        self._fs = fs
-        self._installed = installed
-        self._places = places
+        super().__init__(machine, fs, installed, places)
         self._domain = f"gui/{machine.uid}"
         self._job = f"{self._domain}/{plist.LABEL}"
 

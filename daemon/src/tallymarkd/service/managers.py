@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tallymark.fs import FileSystem
+from tallymarkd.service.installation import Installation
 from tallymarkd.service.machine import Machine, Ran, ServiceError
+from tallymarkd.service.places import Places
 
 WAIT_STEP_SECONDS = 0.2
 WAIT_STEPS = 150
@@ -43,6 +46,18 @@ class Lines:
     stop: str
     restart: str
     log: str
+
+
+class OnMachine:
+    """What every manager handles: an installation, and places for its files."""
+
+    def __init__(
+        self, machine: Machine, fs: FileSystem, installed: Installation, places: Places
+    ) -> None:
+        self._machine = machine
+        self._fs = fs
+        self._installed = installed
+        self._places = places
 
 
 class Manager(Protocol):

@@ -7,30 +7,19 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from tallymark.errors import UsageError
-from tallymark.fs import FileSystem
 from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
 from tallymarkd.service import installation, render, unit_files
-from tallymarkd.service.installation import Installation
-from tallymarkd.service.machine import Machine, ServiceError
-from tallymarkd.service.managers import Condition, Lines, Step
-from tallymarkd.service.places import Places
+from tallymarkd.service.machine import ServiceError
+from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
 from tallymarkd.service.render import SERVICE, SOCKET, SYSUSERS
 
 LISTEN = "ListenStream="
 
 
-class _Systemd:
+class _Systemd(OnMachine):
     """What both have in common."""
 
     scope: tuple[str, ...]
-
-    def __init__(
-        self, machine: Machine, fs: FileSystem, installed: Installation, places: Places
-    ) -> None:
-        self._machine = machine
-        self._fs = fs
-        self._installed = installed
-        self._places = places
 
     def _systemctl(self, *args: str) -> tuple[str, ...]:
         return ("systemctl", *self.scope, *args)

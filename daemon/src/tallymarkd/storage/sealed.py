@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from tallymark.errors import DamagedError
+import msgspec
+
+from tallymark.errors import DamagedError, NewerFormatError
 
 _MEMBER = b',"checksum":"crc32:%08x"'
 _MEMBER_BYTES = len(_MEMBER % 0)
@@ -33,3 +36,36 @@ def verify_seal(body: bytes, closing: bytes) -> None:
         raise DamagedError("the file has no checksum at its end")
     if body[end : len(body) - len(tail)] != _MEMBER % zlib.crc32(memoryview(body)[:end]):
         raise DamagedError("the file's checksum does not hold")
+
+
+class SealedDocument(msgspec.Struct, kw_only=True):
+    """A whole file: its format, and in a subclass what it holds."""
+
+    format: int
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+D = TypeVar("D", bound=SealedDocument)
+
+
+def encode_document(document: SealedDocument) -> bytes:
+    """The bytes of a sealed file."""
+    return b"".join(seal([msgspec.json.encode(document)[:-1]], b"}"))
+
+
+def decode_document(body: bytes, kind: type[D], newest_format: int) -> D:
+    """Reads a sealed file. The format is read before anything else is believed.
+
+    Raises ``DamagedError``, ``NewerFormatError``.
+    """
+    verify_seal(body, b"}")
+    try:
+        version = msgspec.json.decode(body, type=_Format).format
+        if version > newest_format:
+            raise NewerFormatError(f"format {version}; this version reads {newest_format}")
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise DamagedError(str(error)) from None
