@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ PID = 4711
 
 def environment(**changes: str) -> dict[str, str]:
     return {"LISTEN_PID": str(PID), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "tallymarkd", **changes}
-
-
-@pytest.fixture
-def sock(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(tmp_path / "t.sock"))
-        made.listen()
-        yield made
 
 
 def test_nothing_is_handed_over_without_the_variables() -> None:

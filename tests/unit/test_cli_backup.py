@@ -15,13 +15,6 @@ from tests.tallymark_command import Tallymark
 
 
 @pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
-@pytest.fixture
 def live(tallymark: Tallymark) -> Iterator[tuple[Core, FakeDaemon]]:
     """A state that goes on, and a daemon that says so."""
     core = a_history(tallymark.state_dir)

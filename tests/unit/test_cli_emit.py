@@ -18,13 +18,6 @@ from tests.tallymark_command import Done, Tallymark
 RUN = ["emit", "--type", "run.end", "--agent", "coding", "--project", "demo"]
 
 
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
 def acknowledge(**counts: int) -> object:
     def answer(publish: Publish) -> Ack:
         reasons = {name: number for name, number in counts.items() if name != "duplicate"}

@@ -23,13 +23,6 @@ DEGRADED = HealthReport(
 
 
 @pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
-@pytest.fixture
 def patient(tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch) -> Tallymark:
     """For answers, which come when this machine has time for them."""
     monkeypatch.setattr("tallymarkd.cli.health.HEALTH_TIMEOUT_SECONDS", DEADLINE_SECONDS)

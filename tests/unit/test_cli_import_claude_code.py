@@ -17,13 +17,6 @@ FIXTURE = ROOT / "tests" / "fixtures" / "claude-code"
 COMMAND = ["import", "claude-code"]
 
 
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
 def all_known(publish: Publish) -> Ack:
     return Ack(through_seq=publish.seq, duplicate=publish.count)
 

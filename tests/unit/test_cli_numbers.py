@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,13 +13,6 @@ from tests.fake_daemon import FakeDaemon
 from tests.tallymark_command import Tallymark
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
 
 
 def make_state(name: str = "demo", agents: int = 0, **fields: Any) -> DashboardState:

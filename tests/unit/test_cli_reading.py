@@ -16,13 +16,6 @@ from tests.tallymark_command import Tallymark
 SAVED_AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
 def make_state(name: str = "demo", tokens: int = 10) -> DashboardState:
     return DashboardState(
         project_name=name,

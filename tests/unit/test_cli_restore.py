@@ -13,13 +13,6 @@ from tests.tallymark_command import Tallymark
 
 
 @pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
-@pytest.fixture
 def backup(tmp_path: Path) -> Path:
     (tmp_path / "made").mkdir()
     return a_backup(tmp_path / "made")

@@ -14,13 +14,6 @@ from tallymarkd.cli import root
 from tests.tallymark_command import Tallymark
 
 
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
 def raising(error: BaseException) -> click.Command:
     def fail() -> None:
         raise error

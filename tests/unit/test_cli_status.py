@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from tallymark.protocol.messages import HealthReport, Reason
 from tallymarkd.cli.output import NOTHING
 from tests.fake_daemon import FakeDaemon
@@ -23,13 +19,6 @@ REPORT = {
     "projects": 2,
     "ledger": {"stored": 1000, "duplicate": 20, "rejected": {"a": 3, "b": 4}, "lost": 5},
 }
-
-
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
 
 
 def test_running_is_0_with_everything_on_one_screen(tallymark: Tallymark) -> None:

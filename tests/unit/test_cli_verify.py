@@ -20,13 +20,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     return both_ends(tmp_path_factory.mktemp("made"))
 
 
-@pytest.fixture
-def tallymark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tallymark:
-    return Tallymark(tmp_path, monkeypatch, capsys)
-
-
 def test_what_is_whole_is_told_in_a_few_lines(made: dict[bool, Path], tallymark: Tallymark) -> None:
     done = tallymark("verify", str(made[True]))
 

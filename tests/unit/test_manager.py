@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from tallymarkd import manager as manager_module
 from tallymarkd.config import Settings, load_settings
 from tallymarkd.manager import Manager, on_terminal
 from tallymarkd.server import launchd
-
-
-@pytest.fixture
-def sock(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(tmp_path / "t.sock"))
-        made.listen()
-        yield made
 
 
 def settings(tmp_path: Path, **options: str) -> Settings:
