@@ -10,27 +10,21 @@ daemon run in a thread.
 from __future__ import annotations
 
 import asyncio
-import os
-import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tallymark.delivery import ClientStats
-from tallymark.errors import ConnectError, FlushTimeout
+from tallymark.errors import FlushTimeout
 from tallymark.events import Event, SessionStatus, SessionType
 from tallymark.names import ASK_TIMEOUT_SECONDS
-from tallymark.recorder import Recorder
-from tallymark.runs import Run
-from tallymark.sessions import Session
-from tallymark.settings import Settings
+from tallymark.shell import Shell
 
 if TYPE_CHECKING:
     from tallymark.protocol.messages import HealthReport
     from tallymark.state import DashboardState
 
 
-class AsyncClient:
+class AsyncClient(Shell):
     """``Client`` for asyncio; see there for settings and guarantees.
 
     May be used from several loops and threads. A cancelled ``flush`` or
@@ -38,47 +32,6 @@ class AsyncClient:
     in its thread. Making one reads a few small files, to find the project,
     unless ``project`` or ``TALLYMARK_PROJECT`` names it.
     """
-
-    def __init__(
-        self,
-        project: str | None = None,
-        *,
-        socket: str | os.PathLike[str] | None = None,
-        spool_dir: str | os.PathLike[str] | None = None,
-        source: str = "",
-        linger_seconds: float = 0.02,
-        batch_events_max: int = 1024,
-        queue_events_max: int = 10_000,
-        exit_timeout_seconds: float = 0.2,
-        ack_timeout_seconds: float = 10.0,
-        spool_after_seconds: float = 1.0,
-        spool_bytes_max: int = 256 * 1024 * 1024,
-    ) -> None:
-        settings = Settings(
-            linger_seconds=linger_seconds,
-            batch_events_max=batch_events_max,
-            queue_events_max=queue_events_max,
-            exit_timeout_seconds=exit_timeout_seconds,
-            ack_timeout_seconds=ack_timeout_seconds,
-            spool_after_seconds=spool_after_seconds,
-            spool_bytes_max=spool_bytes_max,
-        )
-        self._recorder = Recorder(
-            project,
-            socket=socket,
-            spool_dir=spool_dir,
-            source=source,
-            settings=settings,
-            env=os.environ,
-        )
-        self._delivery = self._recorder.delivery
-        self._retire = weakref.finalize(self, self._delivery.retire)
-        self._retire.atexit = False
-
-    @property
-    def project(self) -> str:
-        """The project that events are recorded for."""
-        return self._recorder.project
 
     async def emit(
         self,
@@ -110,33 +63,6 @@ class AsyncClient:
     async def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
         """As ``Client.end_session``. Does not suspend."""
         self._recorder.end_session(session_id, status)
-
-    def track_session(self, session_type: SessionType | None = None) -> Session:
-        """As ``Client.track_session``, for ``async with`` or as a decorator."""
-        return Session(self._recorder, session_type)
-
-    def track_agent(
-        self,
-        agent_name: str,
-        ticket_key: str = "",
-        model: str = "",
-        session_id: str | None = None,
-        *,
-        git_branch: str = "",
-        attrs: dict[str, Any] | None = None,
-        announce: bool = True,
-    ) -> Run:
-        """As ``Client.track_agent``, for ``async with`` or as a decorator."""
-        return Run(
-            self._recorder,
-            agent_name,
-            ticket_key=ticket_key,
-            model=model,
-            session_id=session_id,
-            git_branch=git_branch,
-            attrs=attrs,
-            announce=announce,
-        )
 
     async def flush(self, timeout: float | None = None) -> None:
         """As ``Client.flush``. Cancelled, it leaves everything pending."""
@@ -215,14 +141,6 @@ class AsyncClient:
         return await asyncio.to_thread(
             questions.ask_health, self._recorder.paths, deep=deep, timeout_seconds=timeout
         )
-
-    def stats(self) -> ClientStats:
-        """Counts of what this client recorded, in this process."""
-        return self._recorder.stats()
-
-    def _check_enabled(self) -> None:
-        if self._recorder.disabled:
-            raise ConnectError("cannot ask tallymarkd: TALLYMARK_DISABLED is set")
 
 
 def _resolve(done: asyncio.Future[None]) -> None:
