@@ -14,7 +14,7 @@ HEALTH_TIMEOUT_SECONDS = 0.5
 """Who is well answers in milliseconds; ``tallymark health`` is to end within a second."""
 
 PATIENT_TIMEOUT_SECONDS = 3.0
-"""For whoever is not in such a hurry."""
+"""For whoever is not in such a hurry: a daemon that is only now being started may answer."""
 
 DEEP_TIMEOUT_SECONDS = 8.0
 """Longer than the daemon waits for its probe, so that what it says of one that failed is

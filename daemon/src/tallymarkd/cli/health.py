@@ -6,7 +6,7 @@ import click
 
 from tallymark.errors import DeliveryError
 from tallymark.protocol.messages import HealthReport, Reason
-from tallymarkd.cli.asking import HEALTH_TIMEOUT_SECONDS, ask_health
+from tallymarkd.cli.asking import HEALTH_TIMEOUT_SECONDS, PATIENT_TIMEOUT_SECONDS, ask_health
 from tallymarkd.cli.output import print_json
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.report import as_dict, print_reasons
@@ -16,7 +16,9 @@ EXIT_CODES = {"ok": 0, "degraded": 1, "failing": 2}
 
 @click.command(name="health")
 @click.option(
-    "--deep", is_flag=True, help="Write a probe through the whole commit path, to the disk."
+    "--deep",
+    is_flag=True,
+    help="Write a probe through the whole commit path, to the disk; wait longer.",
 )
 @json_option
 @with_place
@@ -26,7 +28,8 @@ def command(place: Place, deep: bool) -> int:
     Exit code 0 ok, 1 degraded, 2 failing or unreachable.
     """
     try:
-        answer = ask_health(place, deep=deep, timeout_seconds=HEALTH_TIMEOUT_SECONDS)
+        seconds = PATIENT_TIMEOUT_SECONDS if deep else HEALTH_TIMEOUT_SECONDS
+        answer = ask_health(place, deep=deep, timeout_seconds=seconds)
     except DeliveryError as error:
         answer = unreachable(str(error))
     if place.as_json:
