@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tallymark.protocol.messages import HealthReport, Reason
 from tallymarkd.cli.output import NOTHING
 from tests.fake_daemon import FakeDaemon
@@ -43,6 +45,19 @@ def test_running_is_0_with_everything_on_one_screen(tallymark: Tallymark) -> Non
     assert shown["disk free"] == "5.0 GiB"
     assert shown["connections"] == "3"
     assert lines[-2:] == ["  save_late: 10 s behind", "    look at the disk"]
+
+
+@pytest.mark.parametrize(("waiting", "shown"), [(0, None), (1, "1 spool"), (3, "3 spools")])
+def test_spools_that_wait_are_shown(tallymark: Tallymark, waiting: int, shown: str | None) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.health = HealthReport(
+            id=0, status="ok", report={**REPORT, "spools_waiting": waiting}
+        )
+        done = tallymark("status")
+    if shown is None:
+        assert "waiting" not in done.out
+    else:
+        assert f"  waiting      {shown} that this daemon cannot take; see its log\n" in done.out
 
 
 def test_as_json_it_has_the_whole_report(tallymark: Tallymark) -> None:

@@ -168,7 +168,6 @@ class _Daemon:
         self._loop.add_signal_handler(
             signal.SIGHUP, lambda: stop.set() if terminal and not on_terminal() else self._reload()
         )
-        self._adopting = Adopting(self._fs, self._settings.spool_dir, self._settings.socket)
         getting_ready = self._loop.create_task(self._get_ready())
         getting_ready.add_done_callback(fail_with)
         await stop.wait()
@@ -195,6 +194,7 @@ class _Daemon:
 
     def _build(self) -> None:
         settings, restored = self._settings, self._restored
+        self._adopting = Adopting(self._fs, settings.spool_dir, settings.socket)
         books, journal, keys = restored.books, restored.journal, restored.keys
         self._checkpointer = Checkpointer(
             self._fs,
@@ -233,6 +233,7 @@ class _Daemon:
             connections=lambda: self._server.connections,
             watchdog_late_seconds=lambda: self._supervision.late_seconds,
             config_problem=lambda: self._reload_problem,
+            spools_waiting=lambda: len(self._adopting.waiting),
         )
         self._desk = Desk(
             self._engine,
