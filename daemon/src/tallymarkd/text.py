@@ -16,3 +16,11 @@ def one_line(text: str) -> str:
 def json_fault(error: Exception) -> str:
     """What is wrong with a JSON text, for a sentence that has said already that it is none."""
     return str(error).removeprefix("JSON is malformed: ")
+
+
+def quoted(value: object, chars_max: int = 60) -> str:
+    """What somebody gave, in quotes, for a message that says what is wrong with it."""
+    if isinstance(value, str) and len(value) > chars_max:
+        return f"{value[:chars_max]!r}…"
+    text = repr(value)
+    return text if len(text) <= 2 * chars_max else f"{text[:chars_max]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from tallymarkd.cli.streams import give_up
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
@@ -63,8 +65,11 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """One line for a person, on stderr."""
-    click.echo(one_line(text), err=True)
+    """One line for a person, on stderr. Where that cannot be written, nothing fails by it."""
+    try:
+        click.echo(one_line(text), err=True)
+    except OSError:
+        give_up(sys.stderr)
 
 
 def count(number: float) -> str:

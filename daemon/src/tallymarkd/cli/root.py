@@ -16,7 +16,9 @@ import click
 
 from tallymark.errors import TallymarkError, UsageError
 from tallymarkd._version import __version__
+from tallymarkd.cli.output import say
 from tallymarkd.cli.place import Place, json_option, place_options
+from tallymarkd.cli.streams import give_up, print_failed, provide_streams
 from tallymarkd.text import one_line
 
 EXIT_FAILED = 1
@@ -94,6 +96,7 @@ def root(ctx: click.Context, state_dir: str | None, socket: str | None, as_json:
 
 def run(args: Sequence[str]) -> int:
     """Run the command; gives its exit code. What fails is told in one line on stderr."""
+    provide_streams()
     try:
         code = _run(list(args))
         sys.stdout.flush()
@@ -105,13 +108,15 @@ def run(args: Sequence[str]) -> int:
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except BrokenPipeError:
-        _write_to_nobody()
+        give_up(sys.stdout)
         return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except TallymarkError as error:
         return _fail(str(error), EXIT_FAILED)
     except OSError as error:
+        if print_failed():
+            return _fail(f"cannot print: {error.strerror or error}", EXIT_FAILED)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{place}{error.strerror or error}", EXIT_FAILED)
 
@@ -131,21 +136,11 @@ def _run(args: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _write_to_nobody() -> None:
-    """The interpreter flushes stdout once more at its end, and must not fail again.
-
-    What is left fits into the pipe, from which nobody reads either.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        _, nowhere = os.pipe()
-        os.dup2(nowhere, sys.stdout.fileno())
-
-
 def _fail(text: str, code: int) -> int:
     text = one_line(text)
     if not text.startswith("cannot "):
         text = f"cannot go on: {text}"
-    click.echo(f"tallymark: {text}", err=True)
+    say(f"tallymark: {text}")
     return code
 
 
