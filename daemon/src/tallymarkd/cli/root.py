@@ -81,17 +81,32 @@ class LazyGroup(click.Group):
 )
 @place_options
 @json_option
+@click.option("every_agent", "--all", is_flag=True, help="The numbers of every agent.")
+@click.option("--project", metavar="NAME", help="The numbers of this project alone.")
 @click.version_option(__version__, message="tallymark %(version)s")
 @click.pass_context
-def root(ctx: click.Context, state_dir: str | None, socket: str | None, as_json: bool) -> int:
+def root(
+    ctx: click.Context,
+    state_dir: str | None,
+    socket: str | None,
+    as_json: bool,
+    every_agent: bool,
+    project: str | None,
+) -> int:
     """Show what the agents on this machine did. Alone: the numbers on one screen."""
     place = Place(state_dir, socket, as_json, os.environ)
     ctx.obj = place
-    if ctx.invoked_subcommand is not None:
-        return 0
-    from tallymarkd.cli.numbers import show_numbers
+    command = ctx.invoked_subcommand
+    if command is None:
+        from tallymarkd.cli.numbers import show_numbers
 
-    return show_numbers(place)
+        return show_numbers(place, every_agent=every_agent, project=project)
+    if every_agent or project is not None:
+        option = "--all" if every_agent else "--project"
+        raise click.UsageError(
+            f"{option} before {command} is understood only for the numbers, without a command"
+        )
+    return 0
 
 
 def run(args: Sequence[str]) -> int:
