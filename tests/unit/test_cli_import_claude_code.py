@@ -130,8 +130,11 @@ def test_nothing_to_import_is_said(tallymark: Tallymark, tmp_path: Path) -> None
 def test_without_a_daemon_it_ends_at_once_with_1(tallymark: Tallymark) -> None:
     done = tallymark(*COMMAND, str(FIXTURE))
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("tallymark: cannot import Claude Code transcripts: cannot reach ")
-    assert "it is not running" in done.err
+    first, second, _, remedy = done.err.splitlines()
+    assert first == "tallymark: cannot import Claude Code transcripts"
+    assert second.startswith("  cannot reach tallymarkd at ")
+    assert "it is not running" in second
+    assert "tallymark service install" in remedy
 
 
 def test_disabled_is_refused(tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from tallymarkd.cli.output import print_json, say
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
+from tallymarkd.cli.unreached import Unreached
 from tallymarkd.sources.claude_code import (
     SOURCE,
     ImportPlan,
@@ -72,7 +73,7 @@ def command(
     try:
         ask_health(place)
     except DeliveryError as error:
-        raise NotRecorded(f"cannot import {SOURCE_TEXT}: {error}") from None
+        raise Unreached(f"cannot import {SOURCE_TEXT}", error) from None
     with Progress(place, "reading", transcript_bytes(files), in_bytes=True) as progress:
         plan = read_transcripts(
             files,

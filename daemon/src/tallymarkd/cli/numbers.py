@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tallymark.errors import TallymarkError
 from tallymarkd.cli.output import (
     NOTHING,
     ago,
@@ -21,7 +22,7 @@ from tallymarkd.cli.output import (
     print_json,
 )
 from tallymarkd.cli.place import Place
-from tallymarkd.cli.reading import NothingToRead, read_projects
+from tallymarkd.cli.reading import read_projects
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ SEPARATOR = " · "
 NOTHING_YET = """Nothing is recorded yet. To begin:
   tallymark run -- COMMAND           record any command as a run of an agent
   tallymark import claude-code       record what Claude Code wrote down"""
+
+
+class UnknownProject(TallymarkError):
+    """Nothing is recorded of it."""
 
 
 def show_numbers(place: Place, *, every_agent: bool = False, project: str | None = None) -> int:
@@ -67,7 +72,7 @@ def _named(projects: list[dict[str, Any]], name: str) -> dict[str, Any]:
         if project["project"] == name:
             return project
     known = ", ".join(sorted(project["project"] for project in projects)) or "none"
-    raise NothingToRead(f"cannot show project {name!r}: nothing is recorded of it; known: {known}")
+    raise UnknownProject(f"cannot show project {name!r}: nothing is recorded of it; known: {known}")
 
 
 def _updated(project: dict[str, Any]) -> str:

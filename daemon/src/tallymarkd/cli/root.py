@@ -110,7 +110,8 @@ def root(
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command; gives its exit code. What fails is told in one line on stderr."""
+    """Run the command; gives its exit code. What fails is told on stderr: in one line, or in
+    more where the error has notes."""
     provide_streams()
     try:
         code = _run(list(args))
@@ -128,7 +129,7 @@ def run(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except TallymarkError as error:
-        return _fail(str(error), EXIT_FAILED)
+        return _fail(str(error), EXIT_FAILED, getattr(error, "__notes__", ()))
     except OSError as error:
         if print_failed():
             return _fail(f"cannot print: {error.strerror or error}", EXIT_FAILED)
@@ -151,11 +152,13 @@ def _run(args: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _fail(text: str, code: int) -> int:
+def _fail(text: str, code: int, notes: Sequence[str] = ()) -> int:
     text = one_line(text)
     if not text.startswith("cannot "):
         text = f"cannot go on: {text}"
     say(f"tallymark: {text}")
+    for note in notes:
+        say(f"  {note}")
     return code
 
 
