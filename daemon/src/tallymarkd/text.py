@@ -18,7 +18,18 @@ def json_fault(error: Exception) -> str:
     return str(error).removeprefix("JSON is malformed: ")
 
 
-def quoted(value: object, chars_max: int = 60) -> str:
+QUOTED_CHARS_MAX = 60
+"""How much of what somebody gave is told back."""
+
+_long_quote = re.compile(rf"'([^']{{{QUOTED_CHARS_MAX}}})[^']+'")
+
+
+def short_quotes(text: str) -> str:
+    """A message in which somebody else quotes what was given, cut where that is long."""
+    return _long_quote.sub(r"'\1'…", text)
+
+
+def quoted(value: object, chars_max: int = QUOTED_CHARS_MAX) -> str:
     """What somebody gave, in quotes, for a message that says what is wrong with it."""
     if isinstance(value, str) and len(value) > chars_max:
         return f"{value[:chars_max]!r}…"

@@ -19,7 +19,7 @@ from tallymarkd._version import __version__
 from tallymarkd.cli.output import say
 from tallymarkd.cli.place import Place, json_option, place_options
 from tallymarkd.cli.streams import give_up, print_failed, provide_streams
-from tallymarkd.text import one_line
+from tallymarkd.text import one_line, short_quotes
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -164,7 +164,7 @@ def _fail(text: str, code: int, notes: Sequence[str] = ()) -> int:
 
 def _click_text(error: click.ClickException) -> str:
     # click lists choices on lines of their own.
-    text = " ".join(error.format_message().split()).rstrip(".")
+    text = short_quotes(" ".join(error.format_message().split())).rstrip(".")
     ctx = getattr(error, "ctx", None)
     command = ctx.command_path if ctx is not None else "tallymark"
     return f"cannot run: {text[:1].lower()}{text[1:]}; {command} --help says what is right"
