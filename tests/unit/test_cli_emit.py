@@ -241,7 +241,7 @@ def test_lines_from_stdin(tallymark: Tallymark) -> None:
         done = tallymark("emit", "-", "--project", "demo", stdin=b"\n" + lines(*events) + b" \n")
         first, second = daemon.events
     assert (done.code, done.out, done.err) == (
-        0, '2 stored, 0 known already (1 of unknown type "made.up": counted in no total)\n', ""
+        0, '2 stored (1 of unknown type "made.up": counted in no total), 0 known already\n', ""
     )  # fmt: skip
     assert first["surprise"] == [1]
     assert first["event_id"] == "r-1"
@@ -310,8 +310,12 @@ def test_events_that_nobody_counts_are_told(tallymark: Tallymark) -> None:
         as_json = tallymark("emit", "-", "--json", stdin=lines(*events[:1]))
     assert done.code == 0
     assert done.out == (
-        '6 stored, 0 known already (6 of unknown types "odd\\x1b3", "odd\\x1b0", "odd\\x1b1" '
-        "and 2 more: counted in no total)\n"
+        '6 stored (6 of unknown types "odd\\x1b3", "odd\\x1b0", "odd\\x1b1" and 2 more: '
+        "counted in no total), 0 known already\n"
+    )
+    spooled = tallymark("emit", "-", stdin=lines({"type": "odd"}))
+    assert spooled.out == (
+        '0 stored, 0 known already, 1 spooled (1 of unknown type "odd": counted in no total)\n'
     )
     assert as_json.json["unknown_types"] == {"odd\x1b0": 1}
 

@@ -162,7 +162,7 @@ def test_who_does_not_use_claude_code_is_told_what_it_is_for(
     done = tallymark(*COMMAND)
     assert done.code == 2
     assert f"from {tmp_path / 'nowhere' / 'projects'}: No such file" in done.err
-    assert "that is where Claude Code keeps them" in done.err
+    assert "this is for users of Claude Code" in done.err
     assert "tallymark import claude-code PATH" in done.err
 
 

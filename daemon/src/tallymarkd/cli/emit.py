@@ -219,7 +219,7 @@ def _tell(place: Place, recorder: Recorder, outcome: Outcome, lines: _Lines, cau
         if place.as_json:
             print_json({**_as_dict(recorder, outcome), "unknown_types": dict(lines.unknown)})
         else:
-            click.echo(_summary(outcome) + lines.tell_unknown())
+            click.echo(_summary(outcome, lines.tell_unknown()))
     if cause:
         raise NotRecorded(
             f"cannot record all events: {cause}; {count(lines.read)} lines were read, and what "
@@ -229,10 +229,16 @@ def _tell(place: Place, recorder: Recorder, outcome: Outcome, lines: _Lines, cau
     return 1 if outcome.refused else spooled
 
 
-def _summary(outcome: Outcome) -> str:
-    parts = [f"{count(outcome.stored)} stored", f"{count(outcome.duplicate)} known already"]
+def _summary(outcome: Outcome, unknown: str) -> str:
+    """One line; what is unknown stands beside what it is part of."""
+    stored, spooled = f"{count(outcome.stored)} stored", f"{count(outcome.spooled)} spooled"
+    if outcome.stored:
+        stored += unknown
+    else:
+        spooled += unknown
+    parts = [stored, f"{count(outcome.duplicate)} known already"]
     if outcome.spooled:
-        parts.append(f"{count(outcome.spooled)} spooled")
+        parts.append(spooled)
     if outcome.refused:
         parts.append(f"{count(outcome.refused)} rejected: {_codes(outcome)}")
     return ", ".join(parts)

@@ -76,9 +76,8 @@ def find_transcripts(root: Path | None, env: Mapping[str, str]) -> list[Path]:
         where = "give the directory or file that has them"
         if root is None:
             where = (
-                "that is where Claude Code keeps them (CLAUDE_CONFIG_DIR names another place);"
-                " if you use it, give the directory or file that has them:"
-                " tallymark import claude-code PATH"
+                "this is for users of Claude Code, who have them there;"
+                " for another place: tallymark import claude-code PATH"
             )
         raise PathError(
             f"cannot import Claude Code transcripts from {place}: {error.strerror}; {where}"
