@@ -28,6 +28,14 @@ ID_FIELDS = ("event_id", "agent_name", "session_id", "run_id", "parent_run_id", 
 """Fields that are never cut: a cut id is another id."""
 
 
+REQUIRED: dict[type[Event], tuple[str, ...]] = {
+    RunStart: ("agent_name", "run_id"),
+    RunEnd: ("agent_name",),
+    SessionStart: ("session_id",),
+    SessionEnd: ("session_id",),
+}
+
+
 def find_fault(event: Event, project: str) -> tuple[FaultCode, str] | None:
     """Why an event of this project would be refused, as code and message; None when it is well.
 
@@ -52,14 +60,13 @@ def find_fault(event: Event, project: str) -> tuple[FaultCode, str] | None:
 
 def missing_fields(event: Event) -> tuple[str, ...]:
     """The fields without which such an event means nothing and is refused."""
-    if isinstance(event, RunStart):
-        agent = () if event.agent_name else ("agent_name",)
-        return agent if event.run_id or event.event_id else (*agent, "run_id")
-    if isinstance(event, RunEnd):
-        return () if event.agent_name else ("agent_name",)
-    if isinstance(event, SessionStart | SessionEnd):
-        return () if event.session_id else ("session_id",)
-    return ()
+    required = REQUIRED.get(type(event))
+    if required is None:
+        return ()
+    missing = tuple(name for name in required if not getattr(event, name))
+    if event.event_id and "run_id" in missing:  # a run may be named by its event
+        return tuple(name for name in missing if name != "run_id")
+    return missing
 
 
 def _attrs_fault(attrs: dict[str, Any]) -> tuple[FaultCode, str] | None:
