@@ -139,7 +139,7 @@ def test_a_wrong_value_is_refused_by_name_with_its_place_and_what_is_right(
     message = refusal({"segment_bytes_max": "12"}, env)
     assert message == (
         "cannot use segment_bytes_max = '12' (option --segment-bytes-max): "
-        "it must be a size from 64 KiB to 1 GiB"
+        "it must be a size from 64 KiB to 1 GiB, in bytes or with KiB, MiB, GiB or TiB"
     )
     message = refusal({}, env | {"TALLYMARK_LOG_LEVEL": "loud"})
     assert "variable TALLYMARK_LOG_LEVEL" in message

@@ -20,8 +20,8 @@ from tallymark.errors import TallymarkError, UsageError
 from tallymarkd._version import __version__
 from tallymarkd.config import CONFIG_VARIABLE, SETTINGS, Settings, load_settings
 from tallymarkd.logs import set_up_logging
-from tallymarkd.setting import Setting
-from tallymarkd.text import one_line
+from tallymarkd.setting import UNITS, Setting
+from tallymarkd.text import one_line, short_quotes
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -64,7 +64,7 @@ def _options() -> list[click.Parameter]:
 EPILOG = f"""A setting is taken from its option, else from its variable (TALLYMARK_ and
 the name in capitals: TALLYMARK_LOG_LEVEL), else from the TOML file (--config or
 {CONFIG_VARIABLE}, else ~/.config/tallymark/tallymarkd.toml), else its default.
-Sizes take KiB, MiB, GiB and TiB."""
+Sizes are bytes, or have {UNITS}."""
 
 
 def make_command(env: Mapping[str, str], run: Run | None = None) -> click.Command:
@@ -189,7 +189,7 @@ def main() -> None:
 
 
 def _click_text(error: click.ClickException) -> str:
-    text = one_line(error.format_message()).rstrip(".")
+    text = short_quotes(one_line(error.format_message())).rstrip(".")
     return f"{text[:1].lower()}{text[1:]}; tallymarkd --help lists the options"
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from tallymark.errors import StorageError
+from tallymark import paths
+from tallymark.errors import PathError, StorageError
 from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
 from tallymark.paths import socket_path, state_dir
@@ -97,7 +98,8 @@ def run(
 def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
     """Hold the directory, checked and locked; the lock is never unlinked.
 
-    Raises ``StorageError`` when another process holds it, or when it will not do.
+    Raises ``StorageError`` when another process holds it, or when it will not do now,
+    ``PathError`` when it is no directory.
     """
     try:
         fs.mkdir(root)
@@ -109,7 +111,8 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
             "--state-dir"
         ) from None
     except OSError as error:
-        raise StorageError(
+        kind = PathError if paths.is_wrong(error) else StorageError
+        raise kind(
             f"cannot use {root} as the state directory: {error.strerror or error}; "
             "choose another with --state-dir"
         ) from error

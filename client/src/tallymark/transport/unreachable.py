@@ -8,6 +8,9 @@ from pathlib import Path
 from tallymark.errors import ConnectError
 from tallymark.fs import is_socket
 
+NOR = "; nor "
+"""Stands between the causes where several sockets were tried."""
+
 NOT_TALLYMARK = "what listens there is not tallymarkd"
 
 
@@ -50,7 +53,7 @@ def join(failures: list[ConnectError]) -> ConnectError:
         return failures[0]
     first = str(failures[0])
     rest = [str(failure).removeprefix("cannot reach tallymarkd ") for failure in failures[1:]]
-    return ConnectError("; nor ".join([first, *rest]))
+    return ConnectError(NOR.join([first, *rest]))
 
 
 def broken(error: OSError) -> str:

@@ -73,9 +73,14 @@ def find_transcripts(root: Path | None, env: Mapping[str, str]) -> list[Path]:
         if stat.S_ISDIR(mode):
             return sorted(_files_below(place))
     except OSError as error:
+        where = "give the directory or file that has them"
+        if root is None:
+            where = (
+                "this is for users of Claude Code, who have them there;"
+                " for another place: tallymark import claude-code PATH"
+            )
         raise PathError(
-            f"cannot import Claude Code transcripts from {place}: {error.strerror};"
-            " give the directory or file that has them"
+            f"cannot import Claude Code transcripts from {place}: {error.strerror}; {where}"
         ) from None
     raise PathError(
         f"cannot import Claude Code transcripts from {place}: neither a directory nor a"
