@@ -199,6 +199,21 @@ def test_a_broken_file_is_named_with_its_line(
     assert cause in message
 
 
+@pytest.mark.parametrize(
+    "text", [f"frame_timeout_seconds = {'9' * 5000}", f"strict = {'[' * 2000}{']' * 2000}"]
+)
+def test_what_python_itself_cannot_read_is_a_broken_file_too(
+    tmp_path: Path, env: dict[str, str], text: str
+) -> None:
+    file = write(tmp_path / "broken.toml", text)
+    assert f"cannot read the configuration {file}: " in refusal({"config": str(file)}, env)
+
+
+def test_a_number_beyond_all_bounds_is_refused_by_name(tmp_path: Path, env: dict[str, str]) -> None:
+    file = write(tmp_path / "t.toml", f"frame_timeout_seconds = {'9' * 400}")
+    assert "cannot use frame_timeout_seconds = " in refusal({"config": str(file)}, env)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, env: dict[str, str]) -> None:
     missing = tmp_path / "none.toml"
     assert f"{missing}: No such file" in refusal({"config": str(missing)}, env)

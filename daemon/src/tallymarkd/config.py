@@ -261,6 +261,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         last = f"at line {len(text.splitlines())}, the end"
         cause = str(error).replace("at end of document", last)
         raise SettingError(f"cannot read the configuration {path}: {cause}") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; lists in lists
+        raise SettingError(f"cannot read the configuration {path}: {error}") from None
     _refuse_unknown(table, BY_NAME, lambda name: f"setting {name} in {path}")
     return table
 

@@ -141,7 +141,7 @@ def _flag(raw: Any) -> bool:
 def _float(raw: Any) -> float:
     try:
         value = math.nan if isinstance(raw, bool) else float(raw)
-    except TypeError:
+    except (TypeError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(raw)

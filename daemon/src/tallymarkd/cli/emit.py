@@ -20,7 +20,7 @@ from tallymarkd.cli.output import count, print_json, say
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.project import chosen_project, project_option
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
-from tallymarkd.cli.streams import give_up
+from tallymarkd.streams import give_up
 from tallymarkd.text import one_line
 
 EXIT_SPOOLED = 75

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from tallymarkd.cli.streams import give_up
+from tallymarkd.streams import give_up
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tallymark.errors import TallymarkError, UsageError
 from tallymarkd._version import __version__
 from tallymarkd.cli.output import say
 from tallymarkd.cli.place import Place, json_option, place_options
-from tallymarkd.cli.streams import give_up, print_failed, provide_streams
+from tallymarkd.streams import give_up, print_failed, provide_streams
 from tallymarkd.text import one_line, short_quotes
 
 EXIT_FAILED = 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon import Daemon
 from tests.fake_daemon import FakeDaemon
 
 EMIT = "emit --type usage --event-id e-1"
@@ -59,7 +60,7 @@ def test_nothing_comes_from_a_closed_stdin(socket: Path) -> None:
 
 def test_a_number_that_is_free_goes_to_no_file_and_no_socket_of_ours(socket: Path) -> None:
     program = (
-        "import os\nfrom tallymarkd.cli.streams import provide_streams\n"
+        "import os\nfrom tallymarkd.streams import provide_streams\n"
         "provide_streams()\nopened = os.open('/', os.O_RDONLY)\n"
         "os.write(opened and 1, b'')\nos._exit(opened)"
     )
@@ -97,3 +98,16 @@ def test_what_only_prints_and_cannot_is_1(socket: Path, command: str) -> None:
         daemon.replies = {"projects": [b"[]"]}
         code, _, err = shell(socket, f"{command} >/dev/full")
     assert (code, err) == (1, "tallymark: cannot print: No space left on device\n")
+
+
+def test_a_daemon_lives_without_streams_and_gives_their_numbers_to_nothing(tmp_path: Path) -> None:
+    script = 'exec "$0" "$@" <&- >&- 2>&-'
+    daemon = Daemon(tmp_path / "state", under=("/bin/sh", "-c", script))
+    try:
+        daemon.start()
+        assert daemon.process is not None
+        held = [os.readlink(f"/proc/{daemon.process.pid}/fd/{number}") for number in (0, 1, 2)]
+        assert held == [os.devnull] * 3
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
