@@ -21,14 +21,8 @@ from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
 from tallymarkd.cli.unreached import Unreached
-from tallymarkd.sources.claude_code import (
-    SOURCE,
-    ImportPlan,
-    default_root,
-    find_transcripts,
-    read_transcripts,
-    transcript_bytes,
-)
+from tallymarkd.sources.claude_code import SOURCE, ImportPlan, read_transcripts
+from tallymarkd.sources.claude_files import default_root, find_transcripts, transcript_bytes
 
 SOURCE_TEXT = "Claude Code transcripts"
 
