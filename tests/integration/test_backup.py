@@ -67,7 +67,7 @@ def test_a_client_lives_through_a_restore_and_what_is_lacking_is_told(tmp_path: 
         assert sorted(ids) == sorted(before + spooled + after)
         ledger = daemon.ledger
         assert ledger["lost"] == report["lacks"]
-        assert ledger["losses"][0]["reason"].startswith("restored from the backup of ")
+        assert ledger["losses"][0]["reason"].startswith("restored on ")
         assert ledger["skips"] == {"acknowledged_before": 0}
         assert daemon.stop() == 0
     assert set(lacking) <= set(ids_in_journal(Path(report["aside"])))

@@ -27,10 +27,19 @@ ALICE = f"producer {PRODUCERS[0]}"
 WHERE = "segment 3, bytes 8192 to 8292"
 
 
-def a_damage(start: int = 8192, *, torn: bool = False, numbers: int = 2) -> Damage:
+def a_damage(
+    start: int = 8192,
+    *,
+    torn: bool = False,
+    numbers: int = 2,
+    events: int = 0,
+    reason: str = "rot",
+    segment: int = 3,
+) -> Damage:
     return Damage(
-        segment=3, start=start, end=start + 100, from_lsn=5, through_lsn=4 + numbers, torn=torn,
-        reason="rot", producer=producer_bytes(PRODUCERS[0]), from_seq=2, through_seq=3,
+        segment=segment, start=start, end=start + 100, from_lsn=5, through_lsn=4 + numbers,
+        torn=torn, reason=reason, producer=producer_bytes(PRODUCERS[0]), from_seq=2,
+        through_seq=3, events=events,
     )  # fmt: skip
 
 
@@ -48,6 +57,14 @@ def a_damage(start: int = 8192, *, torn: bool = False, numbers: int = 2) -> Dama
         (
             a_damage(),
             f"corrupt: {WHERE}: rot; numbers 5 to 6 of {ALICE} (seq 2 to 3) cannot be read",
+        ),
+        (
+            a_damage(reason="restored on D", segment=0, events=2),
+            f"restored on D; numbers 5 to 6 of {ALICE} (seq 2 to 3) are not in the backup",
+        ),
+        (
+            a_damage(reason="restored on D", segment=0),
+            f"restored on D; numbers 5 to 6 of {ALICE} (seq 2 to 3) were never used",
         ),
     ],
 )

@@ -97,7 +97,13 @@ def rows(report: RestoreReport) -> list[tuple[str, str]]:
 
 def _lacks(report: RestoreReport) -> str:
     if report.lacks is None:
+        if not report.backup.live:
+            return (
+                f"nothing, if tallymarkd was not started again: it was stopped at "
+                f"{local(report.backup.begun_at)}, and the backup is complete as of then"
+            )
         return "what was acknowledged after the backup; nothing shows how much that is"
     if not report.lacks:
-        return "nothing that the replaced state had"
-    return f"{many(report.lacks, 'event')} that the replaced state had; the ledger names them"
+        return "nothing that the replaced state had stored"
+    lacks = many(report.lacks, "event")
+    return f"{lacks} that the replaced state had stored; the ledger names them"

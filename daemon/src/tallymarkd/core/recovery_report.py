@@ -33,6 +33,8 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     of it were cut off; all else is corrupt. ``new_damage`` counts the corrupt
     places that no start before had told. ``new_losses`` counts the places where
     acknowledged events are missing, and ``losses`` names the first of them.
+    ``restored`` says out of what this state was made, when a restore did it that
+    knows of nothing that is lacking.
     """
 
     at: str = ""
@@ -51,6 +53,7 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     quarantined: list[str] = []
     new_losses: int = 0
     losses: list[Loss] = []
+    restored: str = ""
     seconds: float = 0.0
 
     def lines(self) -> list[str]:
@@ -79,15 +82,21 @@ def damage_text(damage: Damage) -> str:
         where = "the journal"
     if damage.torn:
         return f"torn: {where}: {damage.reason}; it was never acknowledged"
+    if damage.restored:
+        what = "are not in the backup" if damage.events else "were never used"
+        return f"{damage.reason}; {_numbers_text(damage)} {what}"
     if not damage.numbers:
         return f"corrupt: {where}: {damage.reason}; no number is missing"
-    whose = "" if not damage.producer.strip(b"\0") else f" of producer {_producer_text(damage)}"
+    return f"corrupt: {where}: {damage.reason}; {_numbers_text(damage)} cannot be read"
+
+
+def _numbers_text(damage: Damage) -> str:
+    """Which numbers, and whose."""
     numbers = f"numbers {damage.from_lsn} to {damage.through_lsn}"
-    return f"corrupt: {where}: {damage.reason}; {numbers}{whose} cannot be read"
-
-
-def _producer_text(damage: Damage) -> str:
-    return f"{producer_text(damage.producer)} (seq {damage.from_seq} to {damage.through_seq})"
+    if not damage.producer.strip(b"\0"):
+        return numbers
+    seqs = f"(seq {damage.from_seq} to {damage.through_seq})"
+    return f"{numbers} of producer {producer_text(damage.producer)} {seqs}"
 
 
 def _place(damage: Damage) -> tuple[int, int, int, int, int]:
@@ -119,7 +128,7 @@ def keep_report(
     fs: FileSystem, layout: Layout, report: RecoveryReport, history: RecoveryHistory
 ) -> None:
     """Write the account of this start, and add it to the history when it has news."""
-    if report.new_losses or report.new_damage:
+    if report.new_losses or report.new_damage or report.restored:
         history.reports = [*history.reports, report][-REPORTS_MAX:]
         _keep(fs, layout.recovery_history, msgspec.json.encode(history))
     _keep(fs, layout.recovery_report, msgspec.json.encode(report))

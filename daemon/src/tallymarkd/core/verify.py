@@ -265,6 +265,8 @@ class _Verify:
         fs, layout, report = self._fs, self._layout, self._report
         report.quarantine = fs.names(layout.quarantine)
         report.last_start = read_report(fs, layout)
+        told = read_history(fs, layout).reports
+        report.notes += [each.restored for each in told if each.restored]
         left = [
             str(directory / name)
             for directory in (layout.root, layout.journal)
