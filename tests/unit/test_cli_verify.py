@@ -64,12 +64,13 @@ def test_what_is_found_is_1_and_placed(
 
     assert done.code == as_json.code == 1
     assert done.out.startswith(f"{root}: damaged\n")
-    assert "\n  lost: segment 2, bytes " in done.out
+    assert "\n  history: segment 2, bytes " in done.out
+    assert " 0 skipped, 4 lost, from the history only\n" in done.out
     assert f"\n  damaged: {root}/projects/" in done.out
     assert "11 generations whole, 1 damaged" in done.out
     report = as_json.json
     assert report["verdict"] == "damaged"
-    assert {each["code"] for each in report["findings"]} == {"lost", "damaged"}
+    assert {each["code"] for each in report["findings"]} == {"history", "damaged"}
 
 
 def test_json_has_a_structure_to_rely_on(made: dict[bool, Path], tallymark: Tallymark) -> None:
@@ -78,8 +79,8 @@ def test_json_has_a_structure_to_rely_on(made: dict[bool, Path], tallymark: Tall
     assert (
         list(report)
         == (
-            "state_dir verdict findings known notes journal events producers ledger after_ledger "
-            "ledger_agrees state_files index quarantine last_start"
+            "state_dir verdict findings known notes journal events producers ledger history_lost "
+            "after_ledger ledger_agrees state_files index quarantine last_start"
         ).split()
     )
     assert (
@@ -237,3 +238,46 @@ def test_files_that_repair_makes_are_private(made: dict[bool, Path], tmp_path: P
     subprocess.run([sys.executable, "-c", program, "repair", str(root)], check=True, timeout=60)
 
     assert (root / "index.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_history_that_the_totals_have_is_told_in_the_same_words_by_both(
+    made: dict[bool, Path], tallymark: Tallymark, tmp_path: Path, indexed: bool
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made[True], root)
+    CASES["rot in the first segment"].damage(root)
+    if not indexed:
+        CASES["index deleted"].damage(root)
+
+    told = [tallymark(command, str(root)) for command in ("verify", "repair", "verify", "repair")]
+
+    assert [each.code for each in told] == [1, 1, 0, 0]
+    lines = {
+        line.strip().removeprefix("known: ")
+        for each in told
+        for line in each.out.splitlines()
+        if "history: " in line
+    }
+    (line,) = lines
+    assert "; gone from the history, and not from the totals: 4 events, numbers 13 to 16 of" in line
+    keys = "the index still has their keys" if indexed else "no key of theirs is left"
+    assert f"(seq 2); {keys}, so " in line
+    assert told[1].out.startswith(f"{root}: settled, some history was lost, and no total\n")
+    assert "\n  lost         1 place of the history, and no total\n" in told[1].out
+    assert "cannot be read" not in told[1].out
+    assert told[2].out.startswith(f"{root}: whole\n")
+
+
+def test_what_the_totals_lack_as_well_is_no_history(
+    made: dict[bool, Path], tallymark: Tallymark, tmp_path: Path
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made[False], root)
+    CASES["rot in the last commit"].damage(root)
+
+    told = [tallymark(command, str(root)) for command in ("verify", "repair", "verify", "repair")]
+
+    assert [each.code for each in told] == [1, 1, 0, 0]
+    assert all("history" not in each.out for each in told)
+    assert "\n  lost: segment 4, bytes " in told[0].out

@@ -135,8 +135,8 @@ def test_what_the_replaced_state_had_more_is_named(tmp_path: Path) -> None:
     found = verify(OsFileSystem(), root)
     assert (found.verdict, found.findings, len(found.known)) == ("whole", [], 2)
     assert found.known[0] == (
-        f"{LACKING}; numbers {losses[0].from_lsn} to {losses[0].through_lsn} of producer "
-        f"{PRODUCERS[0]} (seq {seq} to {seq + 1}) are not in the backup"
+        f"{LACKING}; not in the backup: numbers {losses[0].from_lsn} to {losses[0].through_lsn} "
+        f"of producer {PRODUCERS[0]} (seq {seq} to {seq + 1})"
     )
 
 
@@ -183,8 +183,8 @@ def test_where_nothing_shows_how_much_is_lacking_that_is_said(
     if live:
         (loss,) = server.ledger.losses
         assert (loss.events, loss.producer, loss.reason) == (0, "", LACKING)
-        numbers = f"numbers {loss.from_lsn} to {loss.through_lsn} were never used"
-        assert found.known == [f"{LACKING}; {numbers}"]
+        numbers = f"numbers {loss.from_lsn} to {loss.through_lsn}"
+        assert found.known == [f"{LACKING}; never used: {numbers}"]
     else:
         complete = f"{ORIGIN}, which is complete: tallymarkd was stopped"
         assert (account.restored, account.new_losses) == (complete, 0)

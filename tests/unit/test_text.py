@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tallymarkd.text import one_line
+from tallymarkd.text import one_line, span
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ def test_one_line_escapes_what_could_forge_a_line_or_drive_a_terminal(
     given: str, shown: str
 ) -> None:
     assert one_line(given) == shown
+
+
+def test_a_span_of_one_has_one_end() -> None:
+    assert span("number", "numbers", 5, 5) == "number 5"
+    assert span("number", "numbers", 5, 7) == "numbers 5 to 7"

@@ -16,3 +16,8 @@ def one_line(text: str) -> str:
 def json_fault(error: Exception) -> str:
     """What is wrong with a JSON text, for a sentence that has said already that it is none."""
     return str(error).removeprefix("JSON is malformed: ")
+
+
+def span(what: str, plural: str, first: int, last: int) -> str:
+    """``number 5``, ``numbers 5 to 7``."""
+    return f"{what} {first}" if first == last else f"{plural} {first} to {last}"

@@ -38,7 +38,8 @@ def command(place: Place, given: Path | None) -> int:
     index rebuilt from the journal, losses named and counted, once. Refuses while
     tallymarkd runs on the directory.
 
-    Exit code 0 nothing was lost, 1 something was, 2 no state directory.
+    Exit code 0 nothing was lost, 1 something was, be it history that the totals still
+    have, 2 no state directory.
     """
     from tallymarkd.core.repair import repair
     from tallymarkd.place import refuse_unsafe
@@ -53,7 +54,7 @@ def command(place: Place, given: Path | None) -> int:
         print_json({"state_dir": str(root), **_as_dict(report)})
     else:
         show(root, report)
-    return 1 if report.new_losses else 0
+    return 1 if report.new_losses or report.new_history else 0
 
 
 def _as_dict(report: RecoveryReport) -> dict[str, object]:
@@ -63,8 +64,7 @@ def _as_dict(report: RecoveryReport) -> dict[str, object]:
 
 def show(root: Path, report: RecoveryReport) -> None:
     """Print it for people."""
-    verdict = "events were lost" if report.new_losses else "nothing was lost"
-    click.echo(f"{one_line(str(root))}: settled, {verdict}")
+    click.echo(f"{one_line(str(root))}: settled, {_verdict(report)}")
     for name, value in rows(report):
         click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
     for line in report.lines():
@@ -85,6 +85,21 @@ def rows(report: RecoveryReport) -> list[tuple[str, str]]:
         ("cut", f"{size(report.cut_bytes)} torn, never acknowledged"),
         ("kept aside", many(len(report.quarantined), "file")),
         ("index", "rebuilt" if report.index_rebuilt else "whole"),
-        ("lost", many(report.new_losses, "place") if report.new_losses else "nothing"),
+        ("lost", _lost(report)),
         ("next number", count(report.next_lsn)),
     ]
+
+
+def _verdict(report: RecoveryReport) -> str:
+    if report.new_losses:
+        return "events were lost"
+    return "some history was lost, and no total" if report.new_history else "nothing was lost"
+
+
+def _lost(report: RecoveryReport) -> str:
+    parts = []
+    if report.new_losses:
+        parts.append(many(report.new_losses, "place"))
+    if report.new_history:
+        parts.append(f"{many(report.new_history, 'place')} of the history, and no total")
+    return "; ".join(parts) or "nothing"

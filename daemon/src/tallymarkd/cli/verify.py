@@ -91,13 +91,22 @@ def rows(report: VerifyReport) -> list[tuple[str, str]]:
     return [
         ("journal", f"{many(len(journal.segments), 'segment')}, {size(journal_bytes)}, {reach}"),
         ("records", ", ".join(kinds) or "none"),
-        ("events", counts_text(report.events)),
+        ("events", _events(report)),
         ("producers", count(len(report.producers))),
         ("ledger", _ledger(report)),
         ("state files", _state_files(report)),
         ("index", _index(report)),
         ("quarantine", many(len(report.quarantine), "file")),
     ]
+
+
+def _events(report: VerifyReport) -> str:
+    text = counts_text(report.events)
+    if not report.history_lost:
+        return text
+    if report.history_lost == report.events.lost:
+        return f"{text}, from the history only"
+    return f"{text}, {count(report.history_lost)} of them from the history only"
 
 
 def counts_text(counts: Counts) -> str:

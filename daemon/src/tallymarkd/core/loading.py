@@ -22,7 +22,7 @@ from tallymarkd.core.project_state import ProjectState
 from tallymarkd.core.replacing import refuse_unfinished
 from tallymarkd.storage import index
 from tallymarkd.storage.state_file import StateFile
-from tallymarkd.storage.survey import refuse_newer, survey
+from tallymarkd.storage.survey import Survey, refuse_newer, survey
 
 log = logging.getLogger("tallymarkd")
 
@@ -98,6 +98,14 @@ class StateFiles:
             if reach < begins_after_lsn and not (retired and name in states)
         }
 
+    def lacks(self, lsn: int) -> bool:
+        """Whether some state file needs the journal for this number."""
+        server: ServerState | None = self.server.newest
+        if server is None or lsn > server.applied_lsn:
+            return True
+        last = server.last_lsn
+        return any(reach < lsn <= last.get(name, 0) for name, reach in self.needs.items())
+
     @property
     def replay_after_lsn(self) -> int:
         """The number after which some state file needs the journal."""
@@ -131,6 +139,21 @@ def _load(
         if found.newest is None:
             found.newest = state
     return found
+
+
+def missing_part(found: Survey, files: StateFiles) -> tuple[int, int, str] | None:
+    """What state files need and the journal does not have at its beginning or its end: the
+    first and the last number, none when the last is the smaller, and in words."""
+    begins_after, end = found.begins_after_lsn, found.report.end_lsn
+    if lacking := files.lacking(begins_after):
+        reason = f"the journal begins later than {', '.join(lacking)} would need"
+        return min(lacking.values()) + 1, begins_after, reason
+    if begins_after and not found.segments:
+        return begins_after + 1, begins_after, "there is no journal behind the state files"
+    server: ServerState | None = files.server.newest
+    if found.loses_its_end and end <= (server.applied_lsn if server else 0):
+        return end + 1, end, "the journal's end is gone, and what may have stood behind it"
+    return None
 
 
 def read_generations(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,13 +17,23 @@ import msgspec
 from tallymark.fs import FileSystem, read_file, write_file
 from tallymarkd.core.books import producer_text
 from tallymarkd.core.layout import Layout
-from tallymarkd.core.ledger import Loss
+from tallymarkd.core.ledger import Loss, events_text
 from tallymarkd.storage.survey import Damage
+from tallymarkd.text import span
 
 REPORTS_MAX = 20
 """Accounts kept in the history, the newest ones."""
 
 log = logging.getLogger("tallymarkd")
+
+
+class Counted(msgspec.Struct, kw_only=True, frozen=True):
+    """Numbers that the journal has lost and that the totals have: only history is gone.
+    ``keys`` are those of their keys that the index still has."""
+
+    from_lsn: int
+    through_lsn: int
+    keys: int
 
 
 class RecoveryReport(msgspec.Struct, kw_only=True):
@@ -33,6 +43,8 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     of it were cut off; all else is corrupt. ``new_damage`` counts the corrupt
     places that no start before had told. ``new_losses`` counts the places where
     acknowledged events are missing, and ``losses`` names the first of them.
+    ``counted`` is that part of the damage whose events the totals have, and
+    ``new_history`` how many places of it no start before had told.
     ``restored`` says out of what this state was made, when a restore did it that
     knows of nothing that is lacking.
     """
@@ -53,13 +65,16 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     quarantined: list[str] = []
     new_losses: int = 0
     losses: list[Loss] = []
+    counted: list[Counted] = []
+    new_history: int = 0
     restored: str = ""
     seconds: float = 0.0
 
     def lines(self) -> list[str]:
         """What it says of damage and losses, a line each."""
+        keys = keys_by_numbers(self.counted)
         return [
-            *(damage_text(damage) for damage in self.damage),
+            *(damage_text(damage, keys) for damage in self.damage),
             *(f"lost: {loss.text()}" for loss in self.losses),
         ]
 
@@ -74,29 +89,82 @@ class RecoveryHistory(msgspec.Struct, kw_only=True):
         place = _place(damage)
         return any(_place(each) == place for report in self.reports for each in report.damage)
 
+    def is_counted(self, damage: Damage, losses: Iterable[Loss]) -> bool:
+        """Whether the totals have what stood there: only history is gone.
 
-def damage_text(damage: Damage) -> str:
-    """Where it is and what is wrong, in a person's words."""
-    where = f"segment {damage.segment}, bytes {damage.start} to {damage.end}"
-    if not damage.segment:
-        where = "the journal"
+        By what was told when it was found, else by what the ledger says is lost, to
+        which a start has added what it had to.
+        """
+        if damage.torn or damage.restored or not damage.numbers:
+            return False
+        if self.tells(damage):
+            told = [each for report in self.reports for each in report.counted]
+            return (damage.from_lsn, damage.through_lsn) in keys_by_numbers(told)
+        return not any(
+            each.from_lsn <= damage.through_lsn and damage.from_lsn <= each.through_lsn
+            for each in losses
+        )
+
+
+def keys_by_numbers(counted: Iterable[Counted]) -> dict[tuple[int, int], int]:
+    """How many of their keys the index has, by the first and the last number."""
+    return {(each.from_lsn, each.through_lsn): each.keys for each in counted}
+
+
+NOT_COUNTED: Mapping[tuple[int, int], int] = {}
+
+
+def damage_text(damage: Damage, keys: Mapping[tuple[int, int], int] = NOT_COUNTED) -> str:
+    """Where it is and what is wrong, in a person's words.
+
+    ``keys`` has those numbers that the totals have, with how many of their keys the
+    index has.
+    """
+    return ": ".join(filter(None, damage_words(damage, keys)))
+
+
+def damage_words(
+    damage: Damage, keys: Mapping[tuple[int, int], int] = NOT_COUNTED
+) -> tuple[str, str]:
+    """The same in two: one word for it, none where nothing is damaged, and the rest."""
+    where = _where(damage)
     if damage.torn:
-        return f"torn: {where}: {damage.reason}; it was never acknowledged"
+        return "torn", f"{where}: {damage.reason}; it was never acknowledged"
     if damage.restored:
-        what = "are not in the backup" if damage.events else "were never used"
-        return f"{damage.reason}; {_numbers_text(damage)} {what}"
+        what = "not in the backup" if damage.events else "never used"
+        return "", f"{damage.reason}; {what}: {_numbers_text(damage)}"
     if not damage.numbers:
-        return f"corrupt: {where}: {damage.reason}; no number is missing"
-    return f"corrupt: {where}: {damage.reason}; {_numbers_text(damage)} cannot be read"
+        return "corrupt", f"{where}: {damage.reason}; no number is missing"
+    known = keys.get((damage.from_lsn, damage.through_lsn))
+    if known is not None:
+        return "history", f"{where}: {damage.reason}; {_counted_text(damage, known)}"
+    return "corrupt", f"{where}: {damage.reason}; cannot be read: {_numbers_text(damage)}"
+
+
+def _where(damage: Damage) -> str:
+    if not damage.segment:
+        return "the journal"
+    if damage.start == damage.end:
+        return f"segment {damage.segment}, from byte {damage.start} on"
+    return f"segment {damage.segment}, bytes {damage.start} to {damage.end}"
+
+
+def _counted_text(damage: Damage, keys: int) -> str:
+    known = "the index still has their keys, so no repeat counts again"
+    if not keys:
+        known = "no key of theirs is left, so a repeat of one that had a key counts again"
+    events = events_text(damage.events, exact=bool(damage.producer.strip(b"\0")))
+    gone = f"{events}, {_numbers_text(damage)}"
+    return f"gone from the history, and not from the totals: {gone}; {known}"
 
 
 def _numbers_text(damage: Damage) -> str:
     """Which numbers, and whose."""
-    numbers = f"numbers {damage.from_lsn} to {damage.through_lsn}"
+    numbers = span("number", "numbers", damage.from_lsn, damage.through_lsn)
     if not damage.producer.strip(b"\0"):
         return numbers
-    seqs = f"(seq {damage.from_seq} to {damage.through_seq})"
-    return f"{numbers} of producer {producer_text(damage.producer)} {seqs}"
+    seqs = span("seq", "seq", damage.from_seq, damage.through_seq)
+    return f"{numbers} of producer {producer_text(damage.producer)} ({seqs})"
 
 
 def _place(damage: Damage) -> tuple[int, int, int, int, int]:

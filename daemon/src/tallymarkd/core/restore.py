@@ -22,12 +22,14 @@ from tallymarkd.core.books import Books
 from tallymarkd.core.keys import Keys, unpack_keys
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.ledger import ServerState
-from tallymarkd.core.loading import StateFiles, load_state_files
+from tallymarkd.core.loading import StateFiles, load_state_files, missing_part
 from tallymarkd.core.recovery_report import (
+    Counted,
     RecoveryReport,
     corrupt,
     damage_text,
     keep_report,
+    keys_by_numbers,
     read_history,
 )
 from tallymarkd.core.replacing import finish
@@ -118,10 +120,11 @@ class _Restore:
             read_after_lsn=0 if thorough else after,
         )
         if strict:
-            self._refuse_losses(found, after)
+            self._refuse_losses(found, after, index)
         journal, books = self._open(found, files)
         self._set_aside(files, books)
         keys = self._replay(found, books, index, after, files)
+        self._report.counted = self._counted(found, books, index)
         self._tell(found, begun)
         return Restored(books, journal, keys, self._report, files.reaches, files.server.reaches)
 
@@ -144,7 +147,7 @@ class _Restore:
             KeyIndex.remove(self._fs, path)
             return KeyIndex.open(path)
 
-    def _refuse_losses(self, found: Survey, after: int) -> None:
+    def _refuse_losses(self, found: Survey, after: int, index: KeyIndex) -> None:
         """Replay in memory, to no end but to see what is missing."""
         files = load_state_files(self._fs, self._layout, lambda _: None)
         books = Books(files.server.newest or ServerState(server_id=""), files.states)
@@ -153,7 +156,8 @@ class _Restore:
             books.record(record)
         books.give_up_behind()
         told = [loss.text() for loss in books.losses]
-        told += [damage_text(each) for each in self._news(found) if each.numbers]
+        keys = keys_by_numbers(self._counted(found, books, index))
+        told += [damage_text(each, keys) for each in self._news(found) if each.numbers]
         if told:
             more = f"; and {len(told) - LOSSES_TOLD} more" if len(told) > LOSSES_TOLD else ""
             raise StorageError(
@@ -229,6 +233,16 @@ class _Restore:
                     found.settle([key], lsn)
         return found
 
+    def _counted(self, found: Survey, books: Books, index: KeyIndex) -> list[Counted]:
+        """Damage for which, as the replay has shown, no total lacks anything."""
+        losses = books.server.ledger.losses
+        counted = [each for each in found.report.damage if self._history.is_counted(each, losses)]
+        numbers = [(each.from_lsn, each.through_lsn) for each in counted]
+        return [
+            Counted(from_lsn=first, through_lsn=last, keys=keys)
+            for (first, last), keys in zip(numbers, index.counts_in(numbers), strict=True)
+        ]
+
     def _tell(self, found: Survey, begun: float) -> None:
         """Step 7: the report goes to the log and into the state directory."""
         report, journal = self._report, found.report
@@ -240,7 +254,10 @@ class _Restore:
         report.next_lsn = journal.next_lsn
         report.damage = journal.damage
         report.cut_bytes = sum(each.end - each.start for each in journal.damage if each.torn)
-        report.new_damage = len(self._news(found))
+        news = self._news(found)
+        report.new_damage = len(news)
+        keys = keys_by_numbers(report.counted)
+        report.new_history = sum((each.from_lsn, each.through_lsn) in keys for each in news)
         report.quarantined += journal.quarantined
         report.seconds = round(self._clock() - begun, 6)
         log.info(
@@ -256,13 +273,5 @@ class _Restore:
 
 
 def _tell_missing(found: Survey, books: Books, files: StateFiles) -> None:
-    """What state files need and stood before the journal's beginning."""
-    begins_after = found.begins_after_lsn
-    if lacking := files.lacking(begins_after):
-        reason = f"the journal begins later than {', '.join(lacking)} would need"
-        books.miss(min(lacking.values()) + 1, begins_after, reason)
-    elif begins_after and not found.segments:
-        books.miss(begins_after + 1, begins_after, "there is no journal behind the state files")
-    elif found.loses_its_end and found.report.end_lsn <= books.server.applied_lsn:
-        end = found.report.end_lsn
-        books.miss(end + 1, end, "the journal's end is gone, and what may have stood behind it")
+    if missing := missing_part(found, files):
+        books.miss(*missing)

@@ -26,16 +26,17 @@ from tallymark.record import Kind, Record
 from tallymarkd.core.entry import Entry
 from tallymarkd.core.keys import unpack_keys
 from tallymarkd.core.layout import Layout
-from tallymarkd.core.ledger import LOSSES_MAX
+from tallymarkd.core.ledger import Loss
+from tallymarkd.core.loading import missing_part
 from tallymarkd.core.recount import Recount
 from tallymarkd.core.recovery_report import (
-    RecoveryHistory,
     corrupt,
     damage_text,
     read_history,
     read_report,
 )
 from tallymarkd.core.replacing import refuse_unfinished
+from tallymarkd.core.verify_damage import DamageCheck
 from tallymarkd.core.verify_ledger import LedgerCheck
 from tallymarkd.core.verify_report import IndexPart, JournalPart, SegmentPart, VerifyReport
 from tallymarkd.core.verify_state import Loaded, Losses, Track, load
@@ -95,6 +96,7 @@ class _Verify:
         self._layout = layout
         self._report = VerifyReport(state_dir=str(layout.root))
         self._losses = Losses()
+        self._history = read_history(fs, layout)
         self._tracks: dict[str, Track] = {}
 
     def run(self) -> VerifyReport:
@@ -104,10 +106,11 @@ class _Verify:
         index = self._open_index()
         evidence = max(loaded.files.evidence_lsn, index.through_lsn if index else 0)
         found = survey(fs, layout.journal, evidence_lsn=evidence)
-        self._tell_journal(found, loaded)
+        damage = DamageCheck(report, loaded, self._history, index)
+        self._tell_journal(found, loaded, damage)
         recount = Recount(whole=found.begins_after_lsn == 0)
         try:
-            self._walk(found, loaded, recount, index)
+            self._walk(found, loaded, recount, index, damage)
         finally:
             if index is not None:
                 index.close()
@@ -139,7 +142,7 @@ class _Verify:
 
     # The journal.
 
-    def _tell_journal(self, found: Survey, loaded: Loaded) -> None:
+    def _tell_journal(self, found: Survey, loaded: Loaded, damage: DamageCheck) -> None:
         survey_report = found.report
         torn = [each for each in survey_report.damage if each.torn]
         self._report.journal = JournalPart(
@@ -150,31 +153,26 @@ class _Verify:
             torn_bytes=sum(each.end - each.start for each in torn),
             segments=[_segment_part(each, survey_report.damage) for each in found.segments],
         )
-        self._tell_damage(found.report.damage, loaded)
+        for each in corrupt(survey_report.damage):
+            damage.found(each)
         notes = self._report.notes
         if not survey_report.clean:
             notes.append("the daemon did not stop in good order; the next start settles it")
         notes += [damage_text(each) for each in torn]
-        if short := loaded.files.lacking(found.begins_after_lsn):
-            self._report.find(
-                "lost",
-                f"{', '.join(short)} would need the journal from number {min(short.values()) + 1} "
-                f"on, and it begins at {found.begins_after_lsn + 1}",
-            )
-
-    def _tell_damage(self, damage: list[Damage], loaded: Loaded) -> None:
-        history = read_history(self._fs, self._layout)
-        for each in corrupt(damage):
-            if _is_told(each, history, loaded):
-                self._report.known.append(damage_text(each))
-            else:
-                text = damage_text(each).removeprefix("corrupt: ")
-                self._report.find("lost" if each.numbers else "corrupt", text)
+        if missing := missing_part(found, loaded.files):
+            first, last, reason = missing
+            loss = Loss(reason=reason, from_lsn=first, through_lsn=last)
+            self._report.find("lost", loss.text())
 
     # The walk.
 
     def _walk(
-        self, found: Survey, loaded: Loaded, recount: Recount, index: IndexReading | None
+        self,
+        found: Survey,
+        loaded: Loaded,
+        recount: Recount,
+        index: IndexReading | None,
+        damage: DamageCheck,
     ) -> None:
         report, begins_after = self._report, found.begins_after_lsn
         ledger = LedgerCheck(loaded.servers, recount)
@@ -189,7 +187,7 @@ class _Verify:
             for record in found.records_of(segment):
                 ledger.before(record.lsn)
                 if record.kind == Kind.LOSS:
-                    self._take_loss(record, segment, loaded)
+                    self._take_loss(record, segment, damage)
                 part.records += 1
                 self._take(record, recount, keys)
         for track in self._tracks.values():
@@ -211,19 +209,12 @@ class _Verify:
         if track is not None:
             track.take(record, entry)
 
-    def _take_loss(self, record: Record, segment: FoundSegment, loaded: Loaded) -> None:
+    def _take_loss(self, record: Record, segment: FoundSegment, check: DamageCheck) -> None:
         """A loss that stands in the file: an earlier start had put it there."""
         damage = msgspec.json.decode(record.payload, type=Damage)
         self._losses.ranges.append((damage.from_lsn, damage.through_lsn))
-        if record in segment.losses:
-            return
-        reach = loaded.servers[0][1].applied_lsn if loaded.servers else 0
-        if record.lsn <= reach:
-            self._report.known.append(damage_text(damage))
-        else:
-            text = damage_text(damage).removeprefix("corrupt: ")
-            text += "; the ledger does not have it yet"
-            self._report.find("lost", text)
+        if record not in segment.losses:
+            check.recorded(damage, record.lsn)
 
     # What the walk has shown.
 
@@ -265,8 +256,7 @@ class _Verify:
         fs, layout, report = self._fs, self._layout, self._report
         report.quarantine = fs.names(layout.quarantine)
         report.last_start = read_report(fs, layout)
-        told = read_history(fs, layout).reports
-        report.notes += [each.restored for each in told if each.restored]
+        report.notes += [each.restored for each in self._history.reports if each.restored]
         left = [
             str(directory / name)
             for directory in (layout.root, layout.journal)
@@ -333,17 +323,6 @@ class _KeyCheck:
                 "keys would be taken for duplicates. Remove the index while the daemon is "
                 "stopped: the next start makes it again",
             )
-
-
-def _is_told(damage: Damage, history: RecoveryHistory, loaded: Loaded) -> bool:
-    """Whether a start has told of it: it keeps an account, and the ledger names losses."""
-    if history.tells(damage):
-        return True
-    losses = loaded.servers[0][1].ledger.losses[-LOSSES_MAX:] if loaded.servers else []
-    return damage.numbers > 0 and any(
-        (each.from_lsn, each.through_lsn) == (damage.from_lsn, damage.through_lsn)
-        for each in losses
-    )
 
 
 def _ranges(damage: list[Damage]) -> list[tuple[int, int]]:

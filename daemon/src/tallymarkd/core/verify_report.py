@@ -9,8 +9,9 @@ import msgspec
 from tallymarkd.core.recount import Counts, ProducerCounts
 from tallymarkd.core.recovery_report import RecoveryReport
 
-Code = Literal["lost", "corrupt", "damaged", "disagrees"]
-"""``lost`` numbers that may have been acknowledged; ``corrupt`` bytes of the journal
+Code = Literal["lost", "history", "corrupt", "damaged", "disagrees"]
+"""``lost`` numbers that may have been acknowledged; ``history`` the same, and the totals
+have what stood there; ``corrupt`` bytes of the journal
 that cost no number; ``damaged`` state files or index, which the next start makes
 again; ``disagrees`` two files that are whole and cannot both be right."""
 
@@ -81,7 +82,8 @@ class VerifyReport(msgspec.Struct, kw_only=True):
 
     ``events`` were counted from the journal's records alone, ``ledger`` is what
     ``server.json`` says, and ``after_ledger`` what the journal has beyond it.
-    ``known`` are losses and damage that a start has told before.
+    ``known`` are losses and damage that a start has told before. ``history_lost`` is
+    that part of ``events.lost`` which the totals have: it is gone from the history only.
     """
 
     state_dir: str
@@ -93,6 +95,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     events: Counts = msgspec.field(default_factory=Counts)
     producers: dict[str, ProducerCounts] = {}
     ledger: Counts | None = None
+    history_lost: int = 0
     after_ledger: Counts = msgspec.field(default_factory=Counts)
     ledger_agrees: bool | None = None
     state_files: list[StateFilePart] = []
