@@ -10,7 +10,7 @@ import pytest
 
 from tallymark.fs import OsFileSystem
 from tallymarkd.storage.index import KeyIndex
-from tests.damaged_states import CASES, Case, both_ends, tree
+from tests.damaged_states import CASES, Case, both_ends, change, state_file, tree
 from tests.tallymark_command import Tallymark
 
 
@@ -198,6 +198,13 @@ def test_repair_gives_an_account(
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{root}: settled, nothing was lost\n  stop         unclean\n")
     assert "  kept aside   1 file\n" in done.out
+    assert "  index        whole\n" in done.out
+    (path,) = (root / "projects").glob("spotter-*")
+    (kept,) = (root / "quarantine").iterdir()
+    assert kept.name == f"{path.name}.agent_metrics.json.1"
+    assert (
+        f"  aside: projects/{path.name}/.agent_metrics.json is in quarantine/{kept.name}: "
+    ) in done.out
     verified = tallymark("verify", str(root))
     assert verified.code == 0
     assert verified.out.startswith(f"{root}: whole\n")
@@ -281,3 +288,33 @@ def test_what_the_totals_lack_as_well_is_no_history(
     assert [each.code for each in told] == [1, 1, 0, 0]
     assert all("history" not in each.out for each in told)
     assert "\n  lost: segment 4, bytes " in told[0].out
+
+
+def test_repair_tells_every_file_that_it_keeps_aside_and_an_index_that_is_made_anew(
+    made: dict[bool, Path], tallymark: Tallymark, tmp_path: Path
+) -> None:
+    for number, (case, reason) in enumerate(
+        [("index deleted", "there was none"), ("index damaged", "cannot use ")]
+    ):
+        root = tmp_path / f"copy-{number}"
+        shutil.copytree(made[True], root)
+        CASES[case].damage(root)
+        for project in ("spotter", "other"):
+            change(state_file(root, project), lambda data: data[:-9])
+        CASES["rot in the last commit"].damage(root)
+
+        done = tallymark("repair", "--json", str(root))
+
+        report = done.json
+        assert (report["index_rebuilt"], reason in report["index_reason"]) == (True, True)
+        aside = {each["path"]: each for each in report["aside"]}
+        for project in ("spotter", "other"):
+            path = str(state_file(root, project).relative_to(root))
+            assert aside[path]["name"].startswith(f"{project}-")
+            assert aside[path]["reason"]
+        segment = aside["journal/000000000004.seg"]
+        assert ".corrupt-" in segment["name"]
+        assert {each["name"] for each in aside.values()} == {
+            path.name for path in (root / "quarantine").iterdir()
+        }
+        assert report["quarantined"] == [each["name"] for each in report["aside"]]

@@ -84,7 +84,7 @@ def rows(report: RecoveryReport) -> list[tuple[str, str]]:
         ("replayed", many(report.events_replayed, "event")),
         ("cut", f"{size(report.cut_bytes)} torn, never acknowledged"),
         ("kept aside", many(len(report.quarantined), "file")),
-        ("index", "rebuilt" if report.index_rebuilt else "whole"),
+        ("index", f"made anew: {report.index_reason}" if report.index_rebuilt else "whole"),
         ("lost", _lost(report)),
         ("next number", count(report.next_lsn)),
     ]

@@ -30,12 +30,12 @@ log = logging.getLogger("tallymarkd")
 @dataclass(slots=True)
 class Generations:
     """A state file's generations: the newest whole one, how far each whole one
-    reaches, and those that are damaged."""
+    reaches, and those that are damaged, with what is wrong with each."""
 
     file: StateFile
     newest: Any = None
     reaches: list[int] = field(default_factory=list)
-    damaged: list[Path] = field(default_factory=list)
+    damaged: dict[Path, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -129,11 +129,12 @@ def load_state_files(fs: FileSystem, layout: Layout, tell: Tell = log.warning) -
 def _load(
     fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any], tell: Tell
 ) -> Generations:
-    found = Generations(StateFile(fs, directory, name))
+    prefix = directory.name if name == PROJECT_FILE else ""
+    found = Generations(StateFile(fs, directory, name, aside_prefix=prefix))
     for path, state, reason in read_generations(found.file, decode, "open"):
         if reason:
             tell(f"cannot use {path}: {reason}")
-            found.damaged.append(path)
+            found.damaged[path] = reason
             continue
         found.reaches.append(state.applied_lsn)
         if found.newest is None:

@@ -36,12 +36,26 @@ class Counted(msgspec.Struct, kw_only=True, frozen=True):
     keys: int
 
 
+class Aside(msgspec.Struct, kw_only=True, frozen=True):
+    """A file that was put aside: its path below the state directory, its name in
+    ``quarantine/``, and why."""
+
+    path: str
+    name: str
+    reason: str
+
+    def text(self) -> str:
+        """In a person's words."""
+        return f"aside: {self.path} is in quarantine/{self.name}: {self.reason}"
+
+
 class RecoveryReport(msgspec.Struct, kw_only=True):
     """What a start found and did.
 
     ``damage`` is what does not verify: *torn* was never acknowledged, ``cut_bytes``
-    of it were cut off; all else is corrupt. ``new_damage`` counts the corrupt
-    places that no start before had told. ``new_losses`` counts the places where
+    of it were cut off; all else is corrupt. ``aside`` has every file that was put into
+    ``quarantine/``, and ``quarantined`` their names alone. ``new_damage`` counts the
+    corrupt places that no start before had told. ``new_losses`` counts the places where
     acknowledged events are missing, and ``losses`` names the first of them.
     ``counted`` is that part of the damage whose events the totals have, and
     ``new_history`` how many places of it no start before had told.
@@ -59,10 +73,12 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     proven_lsn: int = 0
     next_lsn: int = 1
     index_rebuilt: bool = False
+    index_reason: str = ""
     cut_bytes: int = 0
     damage: list[Damage] = []
     new_damage: int = 0
     quarantined: list[str] = []
+    aside: list[Aside] = []
     new_losses: int = 0
     losses: list[Loss] = []
     counted: list[Counted] = []
@@ -74,6 +90,7 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
         """What it says of damage and losses, a line each."""
         keys = keys_by_numbers(self.counted)
         return [
+            *(each.text() for each in self.aside),
             *(damage_text(damage, keys) for damage in self.damage),
             *(f"lost: {loss.text()}" for loss in self.losses),
         ]

@@ -24,6 +24,7 @@ from tallymarkd.core.layout import Layout
 from tallymarkd.core.ledger import ServerState
 from tallymarkd.core.loading import StateFiles, load_state_files, missing_part
 from tallymarkd.core.recovery_report import (
+    Aside,
     Counted,
     RecoveryReport,
     corrupt,
@@ -42,6 +43,10 @@ __all__ = ["RecoveryReport", "Restored", "restore"]
 
 LOSSES_TOLD = 3
 """Losses named by a refusal to start; the log has all."""
+
+TORN = "the torn bytes of its end, which were cut off"
+CORRUPT = "as it was, with what does not verify"
+"""Why a segment, or a part of it, is kept."""
 
 log = logging.getLogger("tallymarkd")
 
@@ -137,6 +142,9 @@ class _Restore:
 
     def _open_index(self) -> KeyIndex:
         path = self._layout.index
+        if not self._fs.exists(path) and self._fs.names(self._layout.journal):
+            self._report.index_rebuilt = True
+            self._report.index_reason = "there was none"
         try:
             return KeyIndex.open(path)
         except IndexFullError:
@@ -144,6 +152,7 @@ class _Restore:
         except DamagedError as error:
             log.warning("cannot use the index: %s; rebuilding it from the journal", error)
             self._report.index_rebuilt = True
+            self._report.index_reason = str(error)
             KeyIndex.remove(self._fs, path)
             return KeyIndex.open(path)
 
@@ -195,9 +204,14 @@ class _Restore:
             if each.file.path in each.damaged and each in files.projects and each.newest:
                 # Readers look for the newest under its name: save it again.
                 books.touched.add(each.newest.board.project_name)
-            for path in each.damaged:
+            for path, reason in each.damaged.items():
                 kept = each.file.quarantine(path, self._layout.quarantine)
-                self._report.quarantined.append(kept.name)
+                self._put_aside(path, kept.name, reason)
+
+    def _put_aside(self, path: Path, name: str, reason: str) -> None:
+        where = path.relative_to(self._layout.root).as_posix()
+        self._report.quarantined.append(name)
+        self._report.aside.append(Aside(path=where, name=name, reason=reason))
 
     def _replay(
         self, found: Survey, books: Books, index: KeyIndex, after: int, files: StateFiles
@@ -258,7 +272,11 @@ class _Restore:
         report.new_damage = len(news)
         keys = keys_by_numbers(report.counted)
         report.new_history = sum((each.from_lsn, each.through_lsn) in keys for each in news)
-        report.quarantined += journal.quarantined
+        for name in journal.quarantined:
+            segment, _, torn = name.partition(".torn-")
+            segment = segment.partition(".corrupt-")[0]
+            reason = TORN if torn else CORRUPT
+            self._put_aside(self._layout.journal / segment, name, reason)
         report.seconds = round(self._clock() - begun, 6)
         log.info(
             "recovered: %s stop, %d segments, %d events read, %d replayed, %d torn bytes cut, "

@@ -96,7 +96,7 @@ def _read(
         generation = GenerationPart(path=str(path), whole=not reason, reason=reason)
         part.generations.append(generation)
         if reason:
-            found.damaged.append(path)
+            found.damaged[path] = reason
             report.find("damaged", f"{path}: {reason}")
             continue
         state = decoded[0] if isinstance(decoded, tuple) else decoded
