@@ -121,7 +121,7 @@ def test_a_restore_that_was_cut_off_is_finished_by_the_next_start(tmp_path: Path
         assert daemon.stop() == 0
         kill_in_restore(daemon.state_dir, tmp_path / "backup")
         assert (daemon.state_dir / "restore.ready").exists()
-        assert tallymark("verify", str(daemon.state_dir)).returncode == 1
+        assert tallymark("verify", str(daemon.state_dir)).returncode == 2
         daemon.start()
         assert ids_in_journal(daemon.state_dir) == before
         assert "finished a restore of " in daemon.log()

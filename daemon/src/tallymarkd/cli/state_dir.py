@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from tallymark.errors import TallymarkError
 from tallymark.fs import OsFileSystem
+from tallymarkd.cli.output import print_json, say
 from tallymarkd.cli.place import Place
 from tallymarkd.cli.progress import Progress
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 PRIVATE_UMASK = 0o077
+
+EXIT_NO_ANSWER = 2
 
 PASSES = 2
 """How often every segment is read: once to judge it, once to count."""
@@ -52,6 +56,19 @@ def journal_settings(place: Place, root: Path) -> JournalSettings:
         random_bytes=os.urandom,
         clock_ns=time.time_ns,
     )
+
+
+def no_answer(place: Place, verb: str, root: Path, error: TallymarkError | OSError) -> int:
+    """Tell why a question about the directory has no answer; gives the exit code, which is
+    another than that of a bad answer."""
+    text = str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = f"cannot {verb} {root}: {where}{error.strerror or error}"
+    if place.as_json:
+        print_json({"state_dir": str(root), "error": text})
+    say(f"tallymark: {text}")
+    return EXIT_NO_ANSWER
 
 
 def prepare_recovery() -> None:

@@ -36,10 +36,10 @@ from tallymarkd.core.copying import copy_back, sync_tree
 from tallymarkd.core.lacking import Lacking
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.recovery_report import keep_report, read_history
+from tallymarkd.core.refusals import refuse_running, refuse_unreadable
 from tallymarkd.core.repair import settle
 from tallymarkd.core.replacing import begin, commit, finish, state_in
 from tallymarkd.core.restore import Restored, restore
-from tallymarkd.core.verify import refuse_running
 from tallymarkd.storage.damage import LSN_JUMP, Damage
 from tallymarkd.storage.journal import JournalFull, JournalSettings
 from tallymarkd.storage.survey import Survey, survey
@@ -82,6 +82,7 @@ def restore_backup(
     """
     manifest = read_manifest(fs, backup)
     layout = Layout(root)
+    refuse_unreadable(fs, root, "restore")
     try:
         fs.mkdir(root)
         lock = fs.lock(layout.lock)

@@ -35,6 +35,7 @@ from tallymarkd.core.recovery_report import (
     read_history,
     read_report,
 )
+from tallymarkd.core.refusals import is_state_dir, refuse_running, refuse_unreadable
 from tallymarkd.core.replacing import refuse_unfinished
 from tallymarkd.core.verify_damage import DamageCheck
 from tallymarkd.core.verify_ledger import LedgerCheck
@@ -46,6 +47,9 @@ from tallymarkd.storage.survey import Damage, FoundSegment, Survey, refuse_newer
 
 KEYS_AT_ONCE = 5000
 
+NO_INDEX = "there is no index.sqlite; the next start makes it again"
+UNCLEAN = "the daemon did not stop in good order; the next start settles it"
+
 
 def verify(
     fs: FileSystem, root: Path, *, locked: Callable[[Path], bool] = is_locked
@@ -56,8 +60,11 @@ def verify(
     daemon runs on it or a file cannot be read, ``NewerFormatError``, ``OSError``.
     """
     layout = Layout(root)
+    refuse_unreadable(fs, root, "verify")
     if not is_state_dir(fs, layout):
-        raise PathError(f"cannot verify {root}: it is no state directory of tallymarkd")
+        raise PathError(
+            f"cannot verify {root}: it is no state directory of tallymarkd, and no backup"
+        )
     refuse_running(layout, "verify", locked)
     refuse_unfinished(fs, layout, "verify")
     before = [fs.stamp(path) for path in (layout.lock, layout.recovery_report)]
@@ -70,22 +77,6 @@ def verify(
     after = [fs.stamp(path) for path in (layout.lock, layout.recovery_report)]
     refuse_running(layout, "verify", lambda path: after != before or locked(path))
     return report
-
-
-def is_state_dir(fs: FileSystem, layout: Layout) -> bool:
-    """Whether a daemon has ever kept anything there."""
-    return any(
-        fs.exists(path) for path in (layout.lock, layout.journal, layout.projects, layout.index)
-    )
-
-
-def refuse_running(layout: Layout, verb: str, locked: Callable[[Path], bool] = is_locked) -> None:
-    """Raises ``StorageError`` when a daemon runs on the directory."""
-    if locked(layout.lock):
-        raise StorageError(
-            f"cannot {verb} {layout.root}: tallymarkd runs on it and is writing; stop it first, "
-            "or ask it how it is with `tallymark health --deep`"
-        )
 
 
 class _Verify:
@@ -118,16 +109,13 @@ class _Verify:
         self._tell_states(loaded)
         self._tell_ledger_losses(loaded)
         self._tell_rest()
-        if report.findings:
-            report.verdict = "damaged"
-        elif not report.journal.clean:
-            report.verdict = "unclean"
+        report.judge()
         return report
 
     def _open_index(self) -> IndexReading | None:
         report, path = self._report, self._layout.index
         if not self._fs.exists(path):
-            report.notes.append("there is no index.sqlite; the next start makes it again")
+            report.notes.append(NO_INDEX)
             return None
         try:
             index = IndexReading.open(self._fs, path)
@@ -157,7 +145,7 @@ class _Verify:
             damage.found(each)
         notes = self._report.notes
         if not survey_report.clean:
-            notes.append("the daemon did not stop in good order; the next start settles it")
+            notes.append(UNCLEAN)
         notes += [damage_text(each) for each in torn]
         if missing := missing_part(found, loaded.files):
             first, last, reason = missing
