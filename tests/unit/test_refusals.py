@@ -17,6 +17,7 @@ from tallymarkd.core.refusals import (
     refuse_unreadable,
 )
 from tests.faulty_fs import FaultyFs
+from tests.tallymark_command import Tallymark
 
 
 def test_a_state_directory_has_a_lock_a_journal_projects_or_an_index(tmp_path: Path) -> None:
@@ -74,3 +75,23 @@ def test_what_is_not_there_or_no_directory_is_others_to_tell(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     refuse_unreadable(OsFileSystem(), tmp_path / "file", "verify")
     refuse_unreadable(OsFileSystem(), tmp_path / "nothing", "verify")
+
+
+@pytest.mark.parametrize(("command", "code"), [("verify", 2), ("repair", 2), ("restore", 1)])
+def test_the_parser_of_arguments_leaves_it_to_that(
+    tallymark: Tallymark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: int
+) -> None:
+    root = tmp_path / "closed"
+    root.mkdir()
+
+    def refused(self: OsFileSystem, path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(OsFileSystem, "names", refused)
+    monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)
+
+    done = tallymark(command, str(root))
+
+    assert done.code == code
+    told = f"tallymark: cannot {command} {root}: cannot read {root}: permission denied; run this as"
+    assert done.err.startswith(told)

@@ -14,7 +14,7 @@ from tallymarkd.cli.holding import holding
 from tallymarkd.cli.output import count, local, many, print_json, show_rows, size
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
-from tallymarkd.cli.state_dir import PASSES, MeteredFileSystem, bytes_to_read
+from tallymarkd.cli.state_dir import DIRECTORY, PASSES, MeteredFileSystem, bytes_to_read
 
 if TYPE_CHECKING:
     from tallymarkd.core.backup import Source
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="backup")
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DIR", type=DIRECTORY)
 @json_option
 @with_place
 def command(place: Place, target: Path) -> int:

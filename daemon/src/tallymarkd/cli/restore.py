@@ -13,6 +13,7 @@ from tallymarkd.cli.output import count, local, many, print_json, show_rows, siz
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.state_dir import (
+    DIRECTORY,
     PASSES,
     MeteredFileSystem,
     journal_settings,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="restore")
-@click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path))
+@click.argument("backup", metavar="BACKUP", type=DIRECTORY)
 @click.option("--replace", is_flag=True, help="Move a state that is there aside, in its directory.")
 @json_option
 @with_place

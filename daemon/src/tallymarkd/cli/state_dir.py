@@ -26,15 +26,16 @@ PRIVATE_UMASK = 0o077
 
 EXIT_NO_ANSWER = 2
 
+DIRECTORY = click.Path(path_type=Path, readable=False)
+"""An argument. That it cannot be read is told by who reads it, with whose it is."""
+
 PASSES = 2
 """How often every segment is read: once to judge it, once to count."""
 
 
 def state_dir_argument(function: F) -> F:
     """Add STATE_DIR, which may be left out."""
-    return click.argument(
-        "given", metavar="[STATE_DIR]", required=False, type=click.Path(path_type=Path)
-    )(function)
+    return click.argument("given", metavar="[STATE_DIR]", required=False, type=DIRECTORY)(function)
 
 
 def chosen_state_dir(place: Place, given: Path | None) -> Path:
@@ -92,9 +93,12 @@ class MeteredFileSystem(OsFileSystem):
 
 def bytes_to_read(root: Path) -> int:
     """About how much will be read, for the progress bar."""
-    sizes = [_size(path) for path in (root / "journal").glob("*.seg")]
-    others = [_size(path) for path in (root / "projects").glob("*/.agent_metrics.json*")]
-    return PASSES * (sum(sizes) + sum(others))
+    try:
+        sizes = [_size(path) for path in (root / "journal").glob("*.seg")]
+        sizes += [_size(path) for path in (root / "projects").glob("*/.agent_metrics.json*")]
+    except OSError:
+        return 0  # what cannot be read is told by who reads it
+    return PASSES * sum(sizes)
 
 
 def _size(path: Path) -> int:

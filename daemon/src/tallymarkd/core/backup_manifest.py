@@ -12,6 +12,7 @@ import msgspec
 
 from tallymark.errors import DamagedError, NewerFormatError, PathError
 from tallymark.fs import FileSystem, read_file
+from tallymarkd.core.refusals import refuse_unreadable
 from tallymarkd.storage.sealed import SealedDocument, decode_document, encode_document
 
 MANIFEST_FORMAT = 1
@@ -81,9 +82,10 @@ def read_manifest(fs: FileSystem, backup: Path, verb: str = "restore") -> Manife
     with one that does not.
 
     Raises ``PathError`` where there is none, ``DamagedError``, ``NewerFormatError``,
-    ``OSError``.
+    ``StorageError`` for another user's, ``OSError``.
     """
     path = backup / MANIFEST_NAME
+    refuse_unreadable(fs, backup, verb)
     try:
         return decode_manifest(read_file(fs, path))
     except (FileNotFoundError, NotADirectoryError):
