@@ -11,7 +11,7 @@ from tallymark.record import NO_PRODUCER, Kind
 from tallymarkd.core.backup_manifest import Manifest
 from tallymarkd.core.lacking import PRODUCERS_TOLD_MAX, Lacking
 from tallymarkd.storage.survey import survey
-from tests.daemon_parts import a_record, usage
+from tests.daemon_parts import PRODUCERS, a_record, usage
 from tests.state_dirs import Core
 
 NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)
@@ -32,12 +32,30 @@ def test_of_too_many_producers_the_rest_is_told_together(tmp_path: Path) -> None
     core.put(usage("key-0"), producer=str(uuid.UUID(int=10**6)))
     core.crash()
 
-    told = lacking(end_lsn=1).shown_by(survey(OsFileSystem(), core.layout.journal))
+    told = lacking(end_lsn=0).shown_by(survey(OsFileSystem(), core.layout.journal))
 
     assert len(told) == PRODUCERS_TOLD_MAX + 1
-    assert {each.events for each in told} == {1}
+    assert [each.events for each in told] == [1] * PRODUCERS_TOLD_MAX + [2]
     assert all(each.restored for each in told)
     assert [each.producer for each in told].count(NO_PRODUCER) == 1
+
+
+def test_the_seqs_of_a_producer_are_all_told_and_the_events_that_were_stored(
+    tmp_path: Path,
+) -> None:
+    core = Core(tmp_path / "state")
+    core.put(usage("a"))
+    end = core.journal.durable_lsn
+    core.put(usage("a"))
+    core.put(usage("b"), usage("b"), usage(input_tokens=-1))
+    core.put(usage("a"), producer=PRODUCERS[1])
+    core.put(usage("a"))
+    core.crash()
+
+    (told,) = lacking(end_lsn=end).shown_by(survey(OsFileSystem(), core.layout.journal))
+
+    assert (told.from_seq, told.through_seq, told.events) == (2, 4, 1)
+    assert (told.from_lsn, told.through_lsn) == (end + 1, core.acknowledged[-1].lsn)
 
 
 def test_a_record_that_does_not_say_is_counted_whole(

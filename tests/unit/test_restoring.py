@@ -125,7 +125,7 @@ def test_what_the_replaced_state_had_more_is_named(tmp_path: Path) -> None:
     assert report.lacks == 4
     losses = read_only(OsFileSystem(), root).server.ledger.losses
     assert [(each.producer, each.from_seq, each.through_seq, each.events) for each in losses] == [
-        (PRODUCERS[0], seq, seq + 1, 3),
+        (PRODUCERS[0], seq, seq + 2, 3),
         (PRODUCERS[1], losses[1].from_seq, losses[1].from_seq, 1),
     ]
     assert all(each.reason == LACKING for each in losses)
@@ -136,7 +136,7 @@ def test_what_the_replaced_state_had_more_is_named(tmp_path: Path) -> None:
     assert (found.verdict, found.findings, len(found.known)) == ("whole", [], 2)
     assert found.known[0] == (
         f"{LACKING}; not in the backup: numbers {losses[0].from_lsn} to {losses[0].through_lsn} "
-        f"of producer {PRODUCERS[0]} (seq {seq} to {seq + 1})"
+        f"of producer {PRODUCERS[0]} (seq {seq} to {seq + 2})"
     )
 
 

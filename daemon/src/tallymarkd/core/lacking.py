@@ -14,7 +14,7 @@ import msgspec
 from tallymark.record import NO_PRODUCER, Kind, Record
 from tallymarkd.core.backup_manifest import Manifest
 from tallymarkd.core.entry import Verdict, decode_entry
-from tallymarkd.storage.damage import RESTORED, Damage
+from tallymarkd.storage.damage import KINDS_WITH_EVENTS, RESTORED, Damage
 from tallymarkd.storage.survey import Survey
 
 PRODUCERS_TOLD_MAX = 50
@@ -46,19 +46,23 @@ class Lacking:
         return f"{self.origin}, which is complete: tallymarkd was stopped"
 
     def shown_by(self, old: Survey) -> list[Damage]:
-        """What was stored in the old journal beyond the backup's end, for each producer."""
+        """What was stored in the old journal beyond the backup's end, for each producer.
+
+        The numbers are those of all its batches there, so that none of its seqs is
+        missing in between.
+        """
         found: dict[bytes, _Lack] = {}
         for record in old.records(self._manifest.end_lsn):
-            stored = _stored_in(record)
-            if not stored:
-                continue
-            whose = record.producer
-            if whose not in found and len(found) >= PRODUCERS_TOLD_MAX:
-                whose = NO_PRODUCER
-            lack = found.setdefault(whose, _Lack(record, record))
-            lack.last = record
-            lack.events += stored
-        return [self._lack(whose, lack) for whose, lack in found.items()]
+            if record.kind in KINDS_WITH_EVENTS:
+                lack = found.setdefault(record.producer, _Lack(record, record))
+                lack.last = record
+                lack.events += _stored_in(record)
+        lacking = {whose: lack for whose, lack in found.items() if lack.events}
+        told = list(lacking.items())[:PRODUCERS_TOLD_MAX]
+        if rest := list(lacking.values())[PRODUCERS_TOLD_MAX:]:
+            last = max(rest, key=lambda each: each.last.lsn).last
+            told.append((NO_PRODUCER, _Lack(rest[0].first, last, sum(x.events for x in rest))))
+        return [self._lack(whose, lack) for whose, lack in told]
 
     def _lack(self, producer: bytes, lack: _Lack) -> Damage:
         named = producer != NO_PRODUCER
