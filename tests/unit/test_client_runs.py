@@ -8,12 +8,15 @@ import logging
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
-from tallymark.events import EventBase, RunEnd, RunStart
+from tallymark.batching import Batcher
+from tallymark.events import Event, EventBase, RunEnd, RunStart, RunStatus
 from tallymark.runs import Run, current_run
+from tests.derived import Count, Dollars, Text
 
 
 class Fake:
@@ -295,6 +298,37 @@ def test_names_of_all_kinds(fake: Fake, name: Any, expected: str | None) -> None
     if expected is not None:
         assert end.agent_name == expected
     assert (end.ticket_key, end.model_used, end.session_id) == ("", "5", "7")
+
+
+def test_values_of_derived_types_are_recorded(fake: Fake) -> None:
+    """What refuses to be encoded would take the run and all its tokens with it."""
+    attrs = {"tool": Text("bash"), Text("cost"): Dollars(0.5)}
+    run = Run(
+        fake,
+        Text("coding"),
+        ticket_key=Text("AI-1"),
+        model=Text("gpt-5"),
+        session_id=Text("s-1"),
+        git_branch=Text("main"),
+        attrs=attrs,
+    )
+    with run:
+        run.add_tokens(input_tokens=Count(7), output_tokens=Count(5))
+        run.add_cost(Dollars(0.25))
+        run.add_artifact(Text("pr:#1"))
+        run.set_error(Text("no"))
+        run.set_status(cast(RunStatus, Text("blocked")))
+    arrays, lost = Batcher(100).encode(fake.events)
+    assert lost == []
+    start, end = msgspec.msgpack.decode(arrays[0][0], type=list[Event])
+    assert isinstance(start, RunStart)
+    assert isinstance(end, RunEnd)
+    for event in (start, end):
+        assert (event.agent_name, event.ticket_key) == ("coding", "AI-1")
+        assert (event.session_id, event.model_used, event.git_branch) == ("s-1", "gpt-5", "main")
+        assert event.attrs == {"tool": "bash", "cost": 0.5}
+    assert (end.input_tokens, end.output_tokens, end.estimated_cost_usd) == (7, 5, 0.25)
+    assert (end.artifacts, end.error_message, end.status) == (["pr:#1"], "no", "blocked")
 
 
 # Nesting.

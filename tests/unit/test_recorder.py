@@ -14,6 +14,7 @@ from tallymark.events import EventBase, RunEnd, RunStart, SessionEnd, SessionSta
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
 from tallymark.settings import Settings
+from tests.derived import Text
 
 Make = Callable[..., Recorder]
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -255,6 +256,19 @@ def test_runs_without_a_session_share_one_that_is_begun_by_the_first(make: Make)
     recorder._end_own_session()
     (end,) = of_kind(recorder, SessionEnd)
     assert (end.session_id, end.status) == (start.session_id, "complete")
+
+
+def test_values_of_derived_types_become_plain(make: Make) -> None:
+    recorder = make(project=Text("p"), source=Text("s"))
+    assert (type(recorder.project), type(recorder.source)) == (str, str)
+    recorder.start_session(Text("continuation"))  # type: ignore[arg-type]
+    recorder.end_session(Text("s-1"), Text("error"))  # type: ignore[arg-type]
+    (start,) = of_kind(recorder, SessionStart)
+    (end,) = of_kind(recorder, SessionEnd)
+    assert type(start.session_type) is type(end.session_id) is type(end.status) is str
+    assert (start.session_type, end.session_id, end.status) == ("continuation", "s-1", "error")
+    recorder.emit_before_flush(Usage(agent_name=Text("coding")))
+    assert recorder.stats().ignored == {}
 
 
 def test_a_session_of_the_environment_is_neither_begun_nor_ended(make: Make) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -33,15 +33,15 @@ from tallymark.events import (
 from tallymark.names import CLIENT_NAME
 from tallymark.paths import default_project, socket_candidates
 from tallymark.settings import Settings, check_name, is_disabled
-from tallymark.texts import clean
+from tallymark.texts import clean, one_of, plain
 
 log = logging.getLogger("tallymark")
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _now = datetime.now
 
-SESSION_TYPES = get_args(SessionType)
-SESSION_STATUSES = get_args(SessionStatus)
+SESSION_TYPES: tuple[str, ...] = get_args(SessionType)
+SESSION_STATUSES: tuple[str, ...] = get_args(SessionStatus)
 
 
 class Recorder:
@@ -199,30 +199,32 @@ class Recorder:
 
     def start_session(self, session_type: SessionType | None = None) -> str:
         """Begin a session of its own; gives its id."""
-        if session_type is not None and session_type not in SESSION_TYPES:
+        known = one_of(session_type, SESSION_TYPES)
+        if known is None and session_type is not None:
             self.ignore(
                 "session_type",
                 f"tallymark ignored a session type: {' or '.join(SESSION_TYPES)} is right",
             )
-            session_type = None
         session_id = self.new_id()
-        self._say_session_start(session_id, session_type)
+        self._say_session_start(session_id, cast(SessionType | None, known))
         return session_id
 
     def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
         """End a session."""
         session_id = clean(session_id, ID_CHARS_MAX)
-        if status not in SESSION_STATUSES:
+        known = one_of(status, SESSION_STATUSES)
+        if known is None:
             self.ignore(
                 "session_status",
                 f"tallymark took a session's status for complete: one of "
                 f"{', '.join(SESSION_STATUSES)} is right",
             )
-            status = "complete"
         if not session_id:
             self.ignore("session_id", "tallymark ignored end_session: it needs a session's id")
             return
-        self.emit(SessionEnd(session_id=session_id, status=status))
+        self.emit(
+            SessionEnd(session_id=session_id, status=cast(SessionStatus, known or "complete"))
+        )
 
     def _say_session_start(self, session_id: str, session_type: SessionType | None) -> None:
         self.emit(SessionStart(session_id=session_id, session_type=session_type))

@@ -27,7 +27,7 @@ from tallymark.events import (
     RunStatus,
 )
 from tallymark.recording import Recording
-from tallymark.texts import clean, describe
+from tallymark.texts import clean, describe, one_of, plain
 from tallymark.usage import is_count, read_usage
 
 STATUSES: tuple[str, ...] = get_args(RunStatus)
@@ -122,10 +122,10 @@ class Run:
                 "tokens", "tallymark ignored add_tokens: tokens are whole numbers from 0"
             )
             return
-        self._input += input_tokens
-        self._output += output_tokens
-        self._cache_read += cache_read_tokens
-        self._cache_write += cache_write_tokens
+        self._input += int(input_tokens)
+        self._output += int(output_tokens)
+        self._cache_read += int(cache_read_tokens)
+        self._cache_write += int(cache_write_tokens)
 
     def add_usage(self, response_or_usage: Any) -> None:
         """Add the tokens of a model's response, or of its ``usage``.
@@ -157,7 +157,7 @@ class Run:
                 "cost", f"tallymark ignored add_cost: dollars are 0 to {COST_USD_MAX:g}"
             )
             return
-        self._cost_usd = min((self._cost_usd or 0.0) + usd, COST_USD_MAX)
+        self._cost_usd = min((self._cost_usd or 0.0) + float(usd), COST_USD_MAX)
 
     def add_artifact(self, artifact: str) -> None:
         """Add something the run made, as ``kind:value``: ``commit:abc123``, ``pr:#42``."""
@@ -175,12 +175,13 @@ class Run:
 
     def set_status(self, status: RunStatus) -> None:
         """How the run ended: ``success``, ``error``, ``timeout`` or ``blocked``."""
-        if status not in STATUSES:
+        known = one_of(status, STATUSES)
+        if known is None:
             self._recording.ignore(
                 "status", f"tallymark ignored set_status: one of {', '.join(STATUSES)} is right"
             )
             return
-        self._status = status
+        self._status = known
 
     def set_error(self, text: str) -> None:
         """Why the run failed; it is an error, unless ``set_status`` says what else."""
@@ -346,7 +347,7 @@ class Run:
             return None
         try:
             attrs = dict(attrs)
-            fits = len(msgspec.msgpack.encode(attrs)) <= ATTRS_BYTES_MAX
+            fits = len(msgspec.msgpack.encode(attrs, enc_hook=plain)) <= ATTRS_BYTES_MAX
         # They are the caller's: encoding them may fail in any way.
         except Exception:  # noqa: BLE001
             fits = False

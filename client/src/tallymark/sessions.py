@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import cast
 
 from tallymark.context import OpenSession, P, R, current_session, decorate, is_clean_exit, restore
 from tallymark.events import SessionStatus, SessionType
 from tallymark.recorder import SESSION_STATUSES, Recorder
 from tallymark.runs import current_run
+from tallymark.texts import one_of
 
 
 class Session:
@@ -30,8 +32,9 @@ class Session:
 
     def set_status(self, status: SessionStatus) -> None:
         """How it ends unless an exception ends it: ``complete``, ``continue`` or ``error``."""
-        if status in SESSION_STATUSES:
-            self._status = status
+        known = one_of(status, SESSION_STATUSES)
+        if known is not None:
+            self._status = cast(SessionStatus, known)
             return
         self._recorder.ignore(
             "session_status",
