@@ -77,6 +77,8 @@ def test_a_working_directory_that_is_gone(make: Make, tmp_path: Path) -> None:
         ({"TALLYMARK_PROJECT": "\0"}, {}, SettingError, "project="),
         ({}, {"source": "\n"}, SettingError, "source="),
         ({}, {"socket": "/" + "x" * 200}, PathError, "201 bytes"),
+        ({}, {"socket": "~nosuch/s.sock"}, PathError, "the socket's path: .*absolute"),
+        ({}, {"spool_dir": "~nosuch/spool"}, PathError, "path ~nosuch/spool: .*absolute"),
         ({"TALLYMARK_DISABLED": "maybe"}, {}, SettingError, "TALLYMARK_DISABLED"),
     ],
 )
@@ -317,6 +319,29 @@ def test_what_a_child_process_needs(make: Make, tmp_path: Path) -> None:
     assert "TALLYMARK_SOCKET" not in make(socket=None).environment_for("s", "r")
     found = make(spool_dir=tmp_path / "kept").environment_for("s", "r")
     assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"env": {"HOME": ""}},
+        {"socket": "~nosuch/x.sock"},
+        {"spool_dir": "~nosuch"},
+        {"socket": "/" + "x" * 200},
+        {"project": "two\nlines"},
+        {"source": "\n"},
+    ],
+)
+def test_disabled_it_looks_for_nothing(
+    make: Make, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tallymark.paths.project_of_directory", None)
+    monkeypatch.setattr("tallymark.paths.state_dir", None)
+    arguments: dict[str, Any] = {"env": {}, "socket": None} | given
+    recorder = make({**arguments.pop("env"), "TALLYMARK_DISABLED": "1"}, **arguments)
+    assert recorder.disabled
+    with Run(recorder, "coding") as run:
+        assert run.environment()["TALLYMARK_PARENT_RUN_ID"] == run.run_id
 
 
 def test_disabled_it_does_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from tallymark import paths
 from tallymark.delivery import ClientStats, Delivery
-from tallymark.errors import DeliveryError, UsageError
+from tallymark.errors import DeliveryError, PathError, UsageError
 from tallymark.events import (
     EVENT_BYTES_MAX,
     ID_CHARS_MAX,
@@ -57,15 +57,17 @@ class Recorder:
         settings: Settings,
         env: Mapping[str, str],
     ) -> None:
-        cwd = _working_directory()
         self.disabled = is_disabled(env)
-        self.project = check_name("project", default_project(project, env, cwd))
-        self.paths = socket_candidates(socket, env)
-        self.source = check_name("source", source) if source else ""
-        self._explicit_socket = socket is not None
-        self._spool_dir = paths.spool_dir(spool_dir, env)
-        self._explicit_spool_dir = spool_dir is not None
-        self._cwd = clean(cwd if cwd is not None else "")
+        self.project = clean(project or env.get(paths.PROJECT_VARIABLE)) or paths.UNNAMED_PROJECT
+        self.paths: list[Path] = []
+        self.source = ""
+        self._cwd = ""
+        self._spool_dir: Path | None = None
+        self._given_socket = self._given_spool_dir = False
+        # Then nothing is looked for, and nothing can be wrong.
+        if not self.disabled:
+            self._find_places(project, socket, spool_dir, env)
+            self.source = check_name("source", source) if source else ""
         self._host = clean(os.uname().nodename)
         self._env_session = clean(env.get("TALLYMARK_SESSION_ID"), ID_CHARS_MAX)
         self.outer_run_id = clean(env.get("TALLYMARK_PARENT_RUN_ID"), ID_CHARS_MAX)
@@ -82,6 +84,26 @@ class Recorder:
             spool_dir=self._spool_dir,
             last_words=self._end_own_session,
         )
+
+    def _find_places(
+        self,
+        project: str | None,
+        socket: str | os.PathLike[str] | None,
+        spool_dir: str | os.PathLike[str] | None,
+        env: Mapping[str, str],
+    ) -> None:
+        cwd = _working_directory()
+        self._cwd = clean(cwd)
+        self.project = check_name("project", default_project(project, env, cwd))
+        try:
+            self.paths = socket_candidates(socket, env)
+        except RuntimeError as error:
+            raise PathError(
+                f"cannot use the socket's path: {error}; give an absolute one"
+            ) from None
+        self._given_socket = socket is not None
+        self._spool_dir = paths.spool_dir(spool_dir, env)
+        self._given_spool_dir = spool_dir is not None
 
     # Events.
 
@@ -268,9 +290,9 @@ class Recorder:
             "TALLYMARK_SESSION_ID": session_id,
             "TALLYMARK_PARENT_RUN_ID": run_id,
         }
-        if self._explicit_socket:
+        if self._given_socket:
             found["TALLYMARK_SOCKET"] = str(self.paths[0])
-        if self._explicit_spool_dir:
+        if self._given_spool_dir:
             found["TALLYMARK_SPOOL_DIR"] = str(self._spool_dir)
         return found
 
