@@ -189,6 +189,9 @@ def test_recording_after_close_is_said_once(make: Make, caplog: pytest.LogCaptur
         (Usage(attrs={"x": object()}), "cannot be encoded"),
         (Usage(attrs={"x": "\ud800"}), "cannot be encoded"),
         (Usage(attrs={"x": "y" * 70_000}), "the limit is 65536"),
+        (Usage(input_tokens=-5), "input_tokens"),
+        (Usage(project="other"), "`project` is 'other', the sender's is 'spotter'"),
+        ({"type": "usage", "input_tokens": "x"}, "input_tokens"),
     ],
 )
 def test_what_is_to_be_durable_and_cannot_be_is_the_callers_fault(

@@ -20,7 +20,6 @@ from tallymark import paths
 from tallymark.delivery import ClientStats, Delivery
 from tallymark.errors import DeliveryError, PathError, UsageError
 from tallymark.events import (
-    EVENT_BYTES_MAX,
     ID_CHARS_MAX,
     Event,
     EventBase,
@@ -143,14 +142,14 @@ class Recorder:
         else:
             raise UsageError(f"cannot record a {type(event).__name__}: not an event")
         try:
-            size = len(_encode(complete))
+            raw = _encode(complete)
         # The event holds what the caller put there; encoding it may fail in any way.
         except Exception as error:
             raise UsageError(f"cannot record the event: it cannot be encoded: {error}") from error
-        if size > EVENT_BYTES_MAX:
-            raise UsageError(
-                f"cannot record the event: it has {size} bytes and the limit is {EVENT_BYTES_MAX}"
-            )
+        # Who only queues events never loads it.
+        from tallymark.checking import check_event
+
+        check_event(raw, self.project)
         return complete
 
     def put(self, event: EventBase | Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ def clean(value: object, chars_max: int = TEXT_CHARS_MAX) -> str:
     if not text.isascii():
         # Lone surrogates, as in the names of some files, have no encoding.
         text = text.encode("utf-8", "replace").decode("utf-8")
-    return shortened(text, chars_max)
+    return text if len(text) <= chars_max else shortened(text, chars_max)
 
 
 def shortened(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
