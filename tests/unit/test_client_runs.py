@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from tallymark.batching import Batcher
-from tallymark.events import Event, EventBase, RunEnd, RunStart, RunStatus
+from tallymark.checking import check_event
+from tallymark.events import EVENT_DEPTH_MAX, Event, EventBase, RunEnd, RunStart, RunStatus
 from tallymark.runs import Run, current_run
 from tests.derived import Count, Dollars, Text
 
@@ -270,8 +271,28 @@ def test_artifacts_are_bounded_so_that_the_run_is_not_refused(fake: Fake) -> Non
     assert 3 < len(fake.ends[1].artifacts) < 10
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize(
-    "attrs", [{"x": object()}, {"x": "y" * 20_000}, ["no", "dict"], "text", {1j: 1}]
+    "attrs",
+    [
+        {"x": object()},
+        {"x": "y" * 20_000},
+        ["no", "dict"],
+        "text",
+        {1j: 1},
+        {1: 2},
+        {None: 2},
+        {"m": {None: 2}},
+        {"m": {(1, 2): 2}},
+        nested(EVENT_DEPTH_MAX),
+        nested(10_000),
+    ],
 )
 def test_attrs_that_cannot_travel_are_left_out(fake: Fake, attrs: Any) -> None:
     with Run(fake, "coding", attrs=attrs):
@@ -280,11 +301,22 @@ def test_attrs_that_cannot_travel_are_left_out(fake: Fake, attrs: Any) -> None:
     assert fake.ignored == ["attrs"]
 
 
+@pytest.mark.parametrize("attrs", [{}, {"m": {1: 2}}, {"x": {1}}, nested(EVENT_DEPTH_MAX - 1)])
+def test_attrs_that_the_daemon_takes_are_kept(fake: Fake, attrs: Any) -> None:
+    with Run(fake, "coding", attrs=attrs):
+        pass
+    for event in fake.events:
+        check_event(msgspec.msgpack.encode(event), "p")
+        assert event.attrs is not None
+    assert fake.ignored == []
+
+
 def test_attrs_are_those_of_the_beginning(fake: Fake) -> None:
-    attrs = {"tool": "bash"}
+    attrs: dict[str, Any] = {"tool": "bash", "tags": [1]}
     with Run(fake, "coding", attrs=attrs):
         attrs["later"] = "x"
-    assert fake.end.attrs == {"tool": "bash"}
+        attrs["tags"].append(2)
+    assert fake.end.attrs == {"tool": "bash", "tags": [1]}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from tallymark.events import (
     RunStart,
     RunStatus,
 )
+from tallymark.protocol.nesting import is_deep
 from tallymark.recording import Recording
 from tallymark.texts import clean, describe, one_of, plain
 from tallymark.usage import is_count, read_usage
@@ -40,6 +41,9 @@ ATTRS_BYTES_MAX = 16 * 1024
 
 COST_REPORTED = "reported"
 """``cost_source`` of a cost that the agent itself gave."""
+
+_encode_attrs = msgspec.msgpack.Encoder(enc_hook=plain).encode
+_decode_attrs = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 _current: ContextVar[Run | None] = ContextVar("tallymark_run", default=None)
 
@@ -346,17 +350,19 @@ class Run:
         if attrs is None:
             return None
         try:
-            attrs = dict(attrs)
-            fits = len(msgspec.msgpack.encode(attrs, enc_hook=plain)) <= ATTRS_BYTES_MAX
+            encoded = _encode_attrs(dict(attrs))
+            # As the daemon will see them. It would refuse the run with them, and its tokens.
+            found = _decode_attrs(encoded)
+            msgspec.json.encode(found)
+            if len(encoded) <= ATTRS_BYTES_MAX and not is_deep(found, 2):
+                return found
         # They are the caller's: encoding them may fail in any way.
-        except Exception:  # noqa: BLE001
-            fits = False
-        if fits:
-            return attrs
+        except Exception:  # noqa: BLE001, S110 - they are ignored, which is counted
+            pass
         self._recording.ignore(
             "attrs",
-            "tallymark ignored a run's attrs: a dict of plain values, up to "
-            f"{ATTRS_BYTES_MAX} bytes encoded, is right",
+            "tallymark ignored a run's attrs: a dict of plain values with text for keys, up "
+            f"to {ATTRS_BYTES_MAX} bytes encoded, is right",
         )
         return None
 
