@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -444,6 +444,47 @@ def test_a_run_that_was_open_when_the_process_forked_is_the_parents(fake: Fake) 
             pass
     assert [end.agent_name for end in fake.ends] == ["in the child"]
     assert fake.end.parent_run_id == run.run_id
+
+
+TOLD: list[Callable[[Run], None]] = [
+    lambda run: run.add_tokens(input_tokens=1000),
+    lambda run: run.add_usage({"input_tokens": 5, "output_tokens": 5}),
+    lambda run: run.add_cost(1.0),
+    lambda run: run.add_artifact("commit:late"),
+    lambda run: run.set_status("timeout"),
+    lambda run: run.set_error("late"),
+]
+
+
+def test_what_is_told_to_a_run_that_has_ended_is_counted(fake: Fake) -> None:
+    with Run(fake, "coding") as run:
+        run.add_artifact("commit:early")
+    before = msgspec.msgpack.encode(fake.end)
+    for tell in TOLD:
+        tell(run)
+    assert fake.ignored == ["not_open"] * len(TOLD)
+    assert msgspec.msgpack.encode(fake.end) == before
+    with run:
+        pass
+    assert (fake.ends[1].input_tokens, fake.ends[1].status) == (0, "success")
+
+
+def test_what_a_forked_child_tells_its_parents_run_is_counted(fake: Fake) -> None:
+    with Run(fake, "coding") as run:
+        fake.incarnation = "the child's"
+        for tell in TOLD:
+            tell(run)
+        assert fake.ignored == ["not_open"] * len(TOLD)
+        fake.incarnation = "one"
+    assert (fake.end.input_tokens, fake.end.status, fake.end.artifacts) == (0, "success", [])
+
+
+def test_what_is_told_before_it_begins_is_recorded(fake: Fake) -> None:
+    run = Run(fake, "coding")
+    run.add_tokens(input_tokens=5)
+    with run:
+        run.add_tokens(input_tokens=6)
+    assert (fake.end.input_tokens, fake.ignored) == (11, [])
 
 
 # Used again, and as decorators.

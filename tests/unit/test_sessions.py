@@ -116,6 +116,8 @@ def test_it_may_be_continued(daemon: FakeDaemon, client: Client) -> None:
     (end,) = events(client, daemon, "session.end")
     assert end["status"] == "continue"
     assert client.stats().ignored == {"session_status": 1}
+    session.set_status("error")
+    assert client.stats().ignored == {"session_status": 1, "not_open": 1}
 
 
 def test_the_same_object_again_is_another_session(daemon: FakeDaemon, client: Client) -> None:

@@ -116,6 +116,8 @@ class Run:
         ``output_tokens`` includes reasoning; ``add_usage`` converts what a
         provider's library gives.
         """
+        if not self._takes("add_tokens"):
+            return
         if not (
             is_count(input_tokens)
             and is_count(output_tokens)
@@ -137,6 +139,8 @@ class Run:
         Takes what the libraries of Anthropic, OpenAI and LiteLLM give, as dict
         or object. A run without a model takes the response's.
         """
+        if not self._takes("add_usage"):
+            return
         counts = read_usage(response_or_usage)
         if counts is None:
             self._recording.ignore(
@@ -156,6 +160,8 @@ class Run:
 
     def add_cost(self, usd: float) -> None:
         """Add to the run's cost in US dollars. Without any the daemon computes it."""
+        if not self._takes("add_cost"):
+            return
         if not is_dollars(usd):
             self._recording.ignore(
                 "cost", f"tallymark ignored add_cost: dollars are 0 to {COST_USD_MAX:g}"
@@ -165,6 +171,8 @@ class Run:
 
     def add_artifact(self, artifact: str) -> None:
         """Add something the run made, as ``kind:value``: ``commit:abc123``, ``pr:#42``."""
+        if not self._takes("add_artifact"):
+            return
         text = clean(artifact)
         fits = self._artifact_chars + len(text) <= ARTIFACT_CHARS_MAX
         if not text or not fits or len(self._artifacts) >= ARTIFACTS_MAX:
@@ -179,6 +187,8 @@ class Run:
 
     def set_status(self, status: RunStatus) -> None:
         """How the run ended: ``success``, ``error``, ``timeout`` or ``blocked``."""
+        if not self._takes("set_status"):
+            return
         known = one_of(status, STATUSES)
         if known is None:
             self._recording.ignore(
@@ -189,9 +199,26 @@ class Run:
 
     def set_error(self, text: str) -> None:
         """Why the run failed; it is an error, unless ``set_status`` says what else."""
+        if self._takes("set_error"):
+            self._fail(text)
+
+    def _fail(self, text: str) -> None:
         self._error = clean(text)
         if self._status in ("", "success"):
             self._status = "error"
+
+    def _takes(self, what: str) -> bool:
+        """Whether what is told now will be in its ``run.end``."""
+        if self._depth:
+            if self._recording.incarnation == self._incarnation:
+                return True
+        elif not self._used:
+            return True
+        self._recording.ignore(
+            "not_open",
+            f"tallymark ignored {what}: the run has ended, or was begun before this process forked",
+        )
+        return False
 
     def environment(self) -> dict[str, str]:
         """Variables to add to a child's environment, so that its runs belong to this one."""
@@ -238,7 +265,7 @@ class Run:
         if recording.incarnation != self._incarnation:
             return
         if error is not None and not is_clean_exit(error):
-            self.set_error(self._error or describe(error))
+            self._fail(self._error or describe(error))
         recording.put(self._end_event())
 
     async def __aenter__(self) -> Run:
@@ -328,7 +355,7 @@ class Run:
             cache_write_tokens=self._cache_write,
             estimated_cost_usd=self._cost_usd,
             cost_source="" if self._cost_usd is None else COST_REPORTED,
-            artifacts=self._artifacts,
+            artifacts=list(self._artifacts),
             error_message=self._error,
             model_used=self._model,
             cwd=cwd,

@@ -32,6 +32,13 @@ class Session:
 
     def set_status(self, status: SessionStatus) -> None:
         """How it ends unless an exception ends it: ``complete``, ``continue`` or ``error``."""
+        if not self._depth or self._recorder.incarnation != self._incarnation:
+            self._recorder.ignore(
+                "not_open",
+                "tallymark ignored set_status: the session is not open, or was begun before "
+                "this process forked",
+            )
+            return
         known = one_of(status, SESSION_STATUSES)
         if known is not None:
             self._status = cast(SessionStatus, known)
