@@ -243,6 +243,23 @@ def test_without_room_it_is_as_it_was() -> None:
     assert [batch.seq for batch in read(adopted(disk.after_kill()))] == [1, 2]
 
 
+def test_what_has_no_room_is_not_even_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = create(MemoryFs())
+    sent = batches(4)
+    spool.append(sent[:1], WIDE)
+    each = spool.size_bytes - RECORDS_OFFSET
+    bytes_max = RECORDS_OFFSET + 3 * each
+    assert spool.room_for(sent[1:], bytes_max) == 2
+    assert spool.room_for(sent[1:], bytes_max - 1) == 1
+    assert spool.room_for([], 0) == 0
+    monkeypatch.setattr("tallymark.spool.append_record", None)
+    with pytest.raises(SpoolFull):
+        spool.append(sent[1:], bytes_max)
+    monkeypatch.undo()
+    spool.append(sent[1:3], bytes_max)
+    assert spool.size_bytes == bytes_max
+
+
 def test_a_spool_that_cannot_begin_leaves_nothing() -> None:
     disk = MemoryFs()
     fs = FaultyFs(disk)

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from tallymark.record import (
     append_record,
     read_header,
     read_record,
+    record_bytes,
 )
 from tallymark.spool_header import (
     RECORDS_OFFSET,
@@ -143,19 +144,32 @@ class Spool:
         """Bytes that it takes."""
         return self._end
 
-    def append(self, batches: Iterable[FrozenBatch], bytes_max: int) -> None:
+    def room_for(self, batches: Iterable[FrozenBatch], bytes_max: int) -> int:
+        """How many of the batches, in order, can be appended."""
+        end, count = self._end, 0
+        for batch in batches:
+            end += record_bytes(len(batch.frame))
+            if end > bytes_max:
+                break
+            count += 1
+        return count
+
+    def append(self, batches: Sequence[FrozenBatch], bytes_max: int) -> None:
         """Make batches durable at its end; all of them, or none.
 
         Raises ``SpoolFull`` with the spool as it was; ``OSError`` after which it
         must not be appended to any more.
         """
+        # Looked at first: to encode them costs much, and they may be tried again and again.
+        if self.room_for(batches, bytes_max) < len(batches):
+            raise SpoolFull(f"cannot spool more in {self.path} than {bytes_max} bytes")
         data = bytearray()
         last = self._last_seq
         for batch in batches:
             kind = Kind.SKIP if batch.lost else Kind.BATCH
             self._encode(data, kind, batch.frame, batch.seq, max(1, batch.events or batch.lost))
             last = batch.seq
-        self._write(data, bytes_max)
+        self._write(data)
         self._last_seq = last
 
     def bind(self, server_id: str) -> None:
@@ -164,7 +178,7 @@ class Spool:
             return
         data = bytearray()
         self._encode(data, Kind.MARK, encode_text(server_id))
-        self._write(data, None)
+        self._write(data)
         self.header = replace(self.header, server_id=server_id)
 
     def _encode(
@@ -184,9 +198,7 @@ class Spool:
             seq=seq,
         )
 
-    def _write(self, data: bytearray, bytes_max: int | None) -> None:
-        if bytes_max is not None and self._end + len(data) > bytes_max:
-            raise SpoolFull(f"cannot spool more in {self.path}: it has {self._end} bytes")
+    def _write(self, data: bytearray) -> None:
         try:
             self._fs.write(self._fd, data, self._end)
         except OSError as error:
