@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, cast, get_args
 
-import msgspec
-
+from tallymark.attrs import ATTRS_BYTES_MAX, clean_attrs
 from tallymark.context import P, R, current_session, decorate, is_clean_exit, restore
 from tallymark.events import (
     ARTIFACTS_MAX,
@@ -26,9 +25,8 @@ from tallymark.events import (
     RunStart,
     RunStatus,
 )
-from tallymark.protocol.nesting import is_deep
 from tallymark.recording import Recording
-from tallymark.texts import clean, describe, one_of, plain
+from tallymark.texts import clean, describe, one_of
 from tallymark.usage import is_count, read_usage
 
 STATUSES: tuple[str, ...] = get_args(RunStatus)
@@ -36,14 +34,8 @@ STATUSES: tuple[str, ...] = get_args(RunStatus)
 ARTIFACT_CHARS_MAX = 24 * 1024
 """All artifacts of a run together: what is too large is refused, with all its tokens."""
 
-ATTRS_BYTES_MAX = 16 * 1024
-"""Likewise for ``attrs``, encoded."""
-
 COST_REPORTED = "reported"
 """``cost_source`` of a cost that the agent itself gave."""
-
-_encode_attrs = msgspec.msgpack.Encoder(enc_hook=plain).encode
-_decode_attrs = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 _current: ContextVar[Run | None] = ContextVar("tallymark_run", default=None)
 
@@ -220,6 +212,13 @@ class Run:
         )
         return False
 
+    def _rename(self, *, agent_name: str, ticket_key: str, model: str) -> None:
+        """For ``compat``: its ``run.end`` has other names than it began under."""
+        if self._takes("other names"):
+            self._agent_name = clean(agent_name, ID_CHARS_MAX) or self._agent_name
+            self._ticket_key = clean(ticket_key)
+            self._model = clean(model)
+
     def environment(self) -> dict[str, str]:
         """Variables to add to a child's environment, so that its runs belong to this one."""
         return self._recording.environment_for(self.session_id, self.run_id)
@@ -376,16 +375,9 @@ class Run:
     def _clean_attrs(self, attrs: dict[str, Any] | None) -> dict[str, Any] | None:
         if attrs is None:
             return None
-        try:
-            encoded = _encode_attrs(dict(attrs))
-            # As the daemon will see them. It would refuse the run with them, and its tokens.
-            found = _decode_attrs(encoded)
-            msgspec.json.encode(found)
-            if len(encoded) <= ATTRS_BYTES_MAX and not is_deep(found, 2):
-                return found
-        # They are the caller's: encoding them may fail in any way.
-        except Exception:  # noqa: BLE001, S110 - they are ignored, which is counted
-            pass
+        found = clean_attrs(attrs)
+        if found is not None:
+            return found
         self._recording.ignore(
             "attrs",
             "tallymark ignored a run's attrs: a dict of plain values with text for keys, up "
