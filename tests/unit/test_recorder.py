@@ -263,6 +263,43 @@ def test_runs_without_a_session_share_one_that_is_begun_by_the_first(make: Make)
     assert (end.session_id, end.status) == (start.session_id, "complete")
 
 
+def test_a_run_that_begins_while_another_begins_the_session_belongs_to_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = make()
+    seen: list[str] = []
+    say = recorder._say_session_start
+
+    def say_late(session_id: str, session_type: Any) -> None:
+        # As if another thread, or a signal handler, came right here.
+        seen.append(recorder.default_session())
+        say(session_id, session_type)
+
+    class Between(dict[str, object]):
+        def setdefault(self, key: str, value: Any = None) -> Any:
+            first = super().setdefault(key, value)
+            if first is value:
+                seen.append(recorder.default_session())
+            return first
+
+    monkeypatch.setattr(recorder, "_say_session_start", say_late)
+    recorder._session_beginners = Between()
+    seen.append(recorder.default_session())
+    (start,) = of_kind(recorder, SessionStart)
+    assert seen == [start.session_id] * 3
+
+
+def test_a_child_that_was_forked_while_the_session_began_has_its_own(make: Make) -> None:
+    recorder = make()
+    recorder._session_beginners[recorder.incarnation] = object()
+    recorder.delivery.begin_again_in_child()
+    recorder.delivery._intake.quiet = False
+    session_id = recorder.default_session()
+    assert [start.session_id for start in of_kind(recorder, SessionStart)] == [session_id]
+    recorder._end_own_session()
+    assert [end.session_id for end in of_kind(recorder, SessionEnd)] == [session_id]
+
+
 def test_values_of_derived_types_become_plain(make: Make) -> None:
     recorder = make(project=Text("p"), source=Text("s"))
     assert (type(recorder.project), type(recorder.source)) == (str, str)

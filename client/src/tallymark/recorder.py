@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +72,7 @@ class Recorder:
         """The run that this process was started by; empty when by none."""
         self._session_id = ""
         self._session_by = ""
-        self._session_gate = threading.Lock()
+        self._session_beginners: dict[str, object] = {}
         self._ignored: dict[str, int] = {}
         self.delivery = Delivery(
             self.paths,
@@ -252,14 +251,17 @@ class Recorder:
 
     def _own_session(self) -> str:
         """This client's own session, begun by whoever needs it first."""
-        if not self._session_id:
-            session_id = self.new_id()
-            # Never waits: of several threads one begins it.
-            if self._session_gate.acquire(blocking=False):
-                self._session_by = self.incarnation
-                self._session_id = session_id
-                self._say_session_start(session_id, None)
-        return self._session_id
+        if self._session_id:
+            return self._session_id
+        # Its name is known to all who come at once, and nobody waits: one of them begins
+        # it. A fork may come in between; the child is another incarnation.
+        session_id = incarnation = self.incarnation
+        me = object()
+        if self._session_beginners.setdefault(incarnation, me) is me:
+            self._session_by = incarnation
+            self._session_id = session_id
+            self._say_session_start(session_id, None)
+        return session_id
 
     def _end_own_session(self) -> None:
         """Unless it never began, or it is the parent's of a forked child."""
