@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,16 +94,19 @@ class Spool:
     ) -> Spool:
         """A new spool, locked, whose name and header are durable.
 
-        Raises ``SpoolFull`` when there is no room, and ``OSError``.
+        Raises ``SpoolFull`` when there is no room, ``StorageError`` for a header that
+        no reader would take, and ``OSError``.
         """
         header = replace(header, salt=random_bytes(8), created_ns=clock_ns())
+        head = encode_header(header)
         path = directory / f"{header.producer}{SUFFIX}"
         temporary = path.with_suffix(TEMPORARY_SUFFIX)
         try:
             fs.mkdir(directory)
+            remove_unfinished(fs, directory)
             fd = fs.lock(temporary)
             try:
-                fs.write(fd, encode_header(header), 0)
+                fs.write(fd, head, 0)
                 fs.sync(fd)
                 fs.replace(temporary, path)
                 fs.sync_dir(directory)
@@ -350,3 +354,34 @@ def _seq_before(record: Record) -> int:
 def spool_paths(fs: FileSystem, directory: Path) -> list[Path]:
     """Every spool in a directory, whether or not its owner lives."""
     return [directory / name for name in fs.names(directory) if name.endswith(SUFFIX)]
+
+
+def remove_unfinished(fs: FileSystem, directory: Path) -> None:
+    """Remove what those left who died while they began a spool: nothing was in it.
+
+    One that is being begun just now is locked; should it be taken away before it is,
+    its owner tries again. Raises nothing: it only tidies up.
+    """
+    with contextlib.suppress(OSError):
+        for name in fs.names(directory):
+            if name.endswith(TEMPORARY_SUFFIX) and _is_producer(
+                name.removesuffix(TEMPORARY_SUFFIX)
+            ):
+                _remove_unowned(fs, directory / name)
+
+
+def _remove_unowned(fs: FileSystem, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        fd = fs.lock_existing(path)
+        try:
+            fs.unlink(path)
+        finally:
+            fs.close(fd)
+
+
+def _is_producer(name: str) -> bool:
+    """Whether only a spool can be named so, in a directory that may hold other things."""
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False
