@@ -576,6 +576,24 @@ def test_a_coroutine_function_is_a_run_while_it_is_awaited(fake: Fake) -> None:
     assert len(fake.ends) == 2
 
 
+def test_a_generator_is_a_run_from_its_first_step_to_its_last(fake: Fake) -> None:
+    @Run(fake, "coding")
+    def work() -> Iterator[int]:
+        run = current_run()
+        assert run is not None
+        yield 1
+        run.add_tokens(input_tokens=5)
+        raise ValueError("boom")
+
+    steps = work()
+    assert fake.events == []
+    assert next(steps) == 1
+    with pytest.raises(ValueError):
+        next(steps)
+    assert (fake.end.input_tokens, fake.end.status) == (5, "error")
+    assert fake.end.error_message == "ValueError: boom"
+
+
 def test_a_cancelled_coroutine_is_an_error(fake: Fake) -> None:
     async def main() -> None:
         begun = asyncio.Event()

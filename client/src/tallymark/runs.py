@@ -49,9 +49,10 @@ class Run:
     """A run of an agent, open between ``__enter__`` and ``__exit__``.
 
     Made by ``Client.track_agent``. Works with ``with`` and ``async with``, and
-    as a decorator of a function or coroutine function, each call of which is
-    then a run (``current_run()`` gives it). An exception makes the run an
-    error, with its text, and goes on its way.
+    as a decorator of a function, coroutine function or generator, each call of
+    which is then a run (``current_run()`` gives it); a generator's lasts from
+    its first step to its last. An exception makes the run an error, with its
+    text, and goes on its way.
     """
 
     def __init__(

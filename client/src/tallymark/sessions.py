@@ -17,8 +17,8 @@ class Session:
     """A session, open between ``__enter__`` and ``__exit__``.
 
     Made by ``Client.track_session``. Works with ``with`` and ``async with``,
-    and as a decorator of a function or coroutine function, each call of which
-    is then a session. It ends as ``complete``, or with an exception as
+    and as a decorator of a function, coroutine function or generator, each call
+    of which is then a session. It ends as ``complete``, or with an exception as
     ``error``; the exception goes on its way.
     """
 
