@@ -158,19 +158,47 @@ class Unreadable(dict[str, Any]):
         raise RuntimeError("do not look")
 
 
-@pytest.mark.parametrize(
-    "given", [None, "event", 5, [], {}, {"type": 5}, Usage, Unreadable({"type": "usage"})]
-)
+class Evasive:
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("do not ask")
+
+
+class Frozen(Usage, frozen=True):  # type: ignore[misc]
+    """Of which no copy can be completed."""
+
+
+NO_EVENTS: list[Any] = [
+    None,
+    "event",
+    5,
+    [],
+    {},
+    {"type": 5},
+    Usage,
+    Unreadable({"type": "usage"}),
+    Frozen(),
+    # pytest asks what it is.
+    Evasive,
+]
+
+
+@pytest.mark.parametrize("given", NO_EVENTS)
 def test_what_is_no_event_is_dropped_counted_and_said_once(
     make: Make, given: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = make()
+    if given is Evasive:
+        given = Evasive()
     assert not recorder.emit(given)
     assert not recorder.emit(given)
     stats = recorder.stats()
     assert (stats.dropped, stats.ignored) == ({"not_an_event": 2}, {"event": 2})
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("tallymark cannot record a ")
+    with pytest.raises(UsageError, match="^cannot record a "):
+        recorder.emit_before_flush(given)
+    assert queued(recorder) == []
 
 
 def test_recording_after_close_is_said_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:

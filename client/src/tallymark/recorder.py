@@ -109,19 +109,20 @@ class Recorder:
         """Queue an event; False when it was dropped and counted."""
         if self.disabled:
             return False
-        if isinstance(event, EventBase):
-            if not event.event_id or event.at is None or self.source:
-                return self.delivery.put(self._completed(event)) or self._not_taken()
-            return self.delivery.put(event) or self._not_taken()
+        complete: EventBase | dict[str, Any]
         try:
-            if _is_mapping_of_event(event):
-                return self.put(self._completed_mapping(event))
-        # A mapping's methods are foreign code.
+            if not isinstance(event, EventBase):
+                complete = self._completed_mapping(event)
+            elif not event.event_id or event.at is None or self.source:
+                complete = self._completed(event)
+            else:
+                complete = event
+        # It is the caller's: to look at it runs foreign code, and a copy may not be changed.
         except Exception as error:  # noqa: BLE001
-            log.debug("a mapping could not be read: %s", error)
-        self.delivery.drop("not_an_event")
-        self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
-        return False
+            self.delivery.drop("not_an_event")
+            self.ignore("event", f"tallymark cannot record a {type(event).__name__}: {error}")
+            return False
+        return self.delivery.put(complete) or self._not_taken()
 
     def emit_before_flush(self, event: Event | Mapping[str, Any]) -> None:
         """Queue an event that is flushed next; raises when it is not taken.
@@ -134,12 +135,14 @@ class Recorder:
 
     def _completed_or_refused(self, event: Event | Mapping[str, Any]) -> object:
         complete: EventBase | dict[str, Any]
-        if isinstance(event, EventBase):
-            complete = self._completed(event)
-        elif _is_mapping_of_event(event):
-            complete = self._completed_mapping(event)
-        else:
-            raise UsageError(f"cannot record a {type(event).__name__}: not an event")
+        try:
+            if isinstance(event, EventBase):
+                complete = self._completed(event)
+            else:
+                complete = self._completed_mapping(event)
+        # As in emit.
+        except Exception as error:
+            raise UsageError(f"cannot record a {type(event).__name__}: {error}") from error
         try:
             raw = _encode(complete)
         # The event holds what the caller put there; encoding it may fail in any way.
@@ -181,7 +184,9 @@ class Recorder:
             event.source = self.source
         return event
 
-    def _completed_mapping(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _completed_mapping(self, given: object) -> dict[str, Any]:
+        if not isinstance(given, Mapping) or not isinstance(given.get("type"), str):
+            raise TypeError("not an event")
         event = dict(given)
         if not event.get("event_id"):
             run_id = event.get("run_id") if event["type"] == "run.end" else None
@@ -311,10 +316,6 @@ class Recorder:
     def stats(self) -> ClientStats:
         """Counts so far."""
         return msgspec.structs.replace(self.delivery.stats(), ignored=dict(self._ignored))
-
-
-def _is_mapping_of_event(event: object) -> bool:
-    return isinstance(event, Mapping) and isinstance(event.get("type"), str)
 
 
 def _working_directory() -> Path | None:
