@@ -123,8 +123,9 @@ class Run:
             return
         self._input += int(input_tokens)
         self._output += int(output_tokens)
-        self._cache_read += int(cache_read_tokens)
-        self._cache_write += int(cache_write_tokens)
+        if cache_read_tokens or cache_write_tokens:
+            self._cache_read += int(cache_read_tokens)
+            self._cache_write += int(cache_write_tokens)
 
     def add_usage(self, response_or_usage: Any) -> None:
         """Add the tokens of a model's response, or of its ``usage``.

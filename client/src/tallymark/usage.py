@@ -142,4 +142,6 @@ def _count(holder: Any, name: str, default: int | None = None) -> int | None:
 
 def is_count(value: object) -> bool:
     """Whether a value can be a number of tokens."""
-    return isinstance(value, int) and type(value) is not bool and 0 <= value <= TOKENS_MAX
+    if type(value) is not int and (not isinstance(value, int) or isinstance(value, bool)):
+        return False
+    return 0 <= value <= TOKENS_MAX
