@@ -6,7 +6,9 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +22,10 @@ from tallymark.paths import (
     project_of_directory,
     socket_candidates,
     socket_path,
+    spool_dir,
     state_dir,
 )
+from tallymark.settings import check_name
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,19 @@ def test_state_dir(env: dict[str, str], platform: str, expected: str) -> None:
 
 def test_state_dir_without_home_is_the_users() -> None:
     assert state_dir({}, "linux") == Path("~/.local/state/tallymark").expanduser()
+
+
+def test_a_user_without_a_home_has_a_state_directory_where_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert state_dir({"XDG_STATE_HOME": "/s"}, "linux") == Path("/s/tallymark")
+    assert spool_dir("/sp", {}) == Path("/sp")
+    with pytest.raises(PathError, match="cannot use path ~: .*set HOME"):
+        state_dir({}, "linux")
+    with pytest.raises(PathError, match="cannot use path ~: .*set HOME"):
+        spool_dir(None, {})
 
 
 def test_candidates_are_the_users_and_the_systems() -> None:
@@ -230,3 +247,54 @@ def test_a_path_that_is_wrong_is_told_from_one_that_cannot_be_used_now(tmp_path:
         assert is_wrong(caught.value)
     assert not is_wrong(FileNotFoundError(errno.ENOENT, "gone"))
     assert not is_wrong(PermissionError(errno.EACCES, "not yours"))
+
+
+@pytest.fixture
+def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Have the system refuse what is in a directory, as to another user (never to root)."""
+
+    def forbid(directory: Path) -> None:
+        true_stat = os.stat
+
+        def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+            if isinstance(path, str | os.PathLike) and directory in Path(path).parents:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return true_stat(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, "stat", stat)
+
+    return forbid
+
+
+def test_a_repository_that_only_another_user_may_read_is_one(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    inner = make_repository(tmp_path / "proj") / "src"
+    inner.mkdir()
+    forbid(tmp_path / "proj" / ".git")
+    assert project_of_directory(inner) == "proj"
+
+
+def test_a_directory_that_may_not_be_looked_at_has_the_paths_name(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    inner = make_repository(tmp_path / "proj") / "src"
+    inner.mkdir()
+    forbid(tmp_path)
+    assert project_of_directory(inner) == "src"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("my\u00a0project", "my project"),
+        ("\u65e5\u672c\u3000\u8a9e", "\u65e5\u672c \u8a9e"),
+        ("x\ty", "x y"),
+        ("x\x07y", "x\ufffdy"),
+        ("\u3000", "unnamed"),
+    ],
+)
+def test_a_name_that_was_found_can_be_a_projects(tmp_path: Path, name: str, expected: str) -> None:
+    (tmp_path / name).mkdir()
+    assert project_of_directory(tmp_path / name) == expected
+    assert check_name("project", expected) == expected

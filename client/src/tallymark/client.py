@@ -57,9 +57,9 @@ class Client(Shell):
         Queued: True when the event was taken, False when it was dropped (and
         counted). Durable: returns when it is; raises ``FlushTimeout`` after
         ``timeout`` seconds (it is still pending then and must not be emitted
-        again), ``UsageError`` for an event that could not be recorded ever,
-        another ``DeliveryError`` when it was not taken, as when the queue stayed
-        full for so long, or never will arrive.
+        again), ``UsageError`` for an event that could not be recorded ever, since
+        the daemon would reject it, another ``DeliveryError`` when it was not taken,
+        as when the queue stayed full for so long, or never will arrive.
         """
         if not durable:
             return self._recorder.emit(event)

@@ -21,6 +21,8 @@
 
 from __future__ import annotations
 
+import functools
+
 
 class TallymarkError(Exception):
     """Base of every exception that tallymark raises on purpose."""
@@ -53,6 +55,10 @@ class RefusedError(DeliveryError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Raised in a worker of a process pool, it travels to who waits for that.
+        return type(self), (self.code, *self.args), vars(self)
+
 
 class ReplyTimeout(DeliveryError):
     """The daemon accepted a question and did not answer it in time."""
@@ -68,6 +74,10 @@ class FlushTimeout(DeliveryError):
     def __init__(self, message: str, *, pending_events: int) -> None:
         super().__init__(message)
         self.pending_events = pending_events
+
+    def __reduce__(self) -> tuple[object, ...]:
+        make = functools.partial(type(self), pending_events=self.pending_events)
+        return make, self.args, vars(self)
 
 
 class ProtocolError(TallymarkError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,14 +45,26 @@ def is_wrong(error: OSError) -> bool:
 
 
 def state_dir(env: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The user's state directory, whether or not it exists."""
-    home = Path(env["HOME"]) if env.get("HOME") else Path("~").expanduser()
-    if platform == "darwin":
-        return home / "Library" / "Application Support" / "tallymark"
+    """The user's state directory, whether or not it exists. Raises ``PathError`` for a
+    user who has no home."""
     given = env.get("XDG_STATE_HOME", "")
     # The XDG specification has relative paths ignored.
-    base = Path(given) if given.startswith("/") else home / ".local" / "state"
-    return base / "tallymark"
+    if platform != "darwin" and given.startswith("/"):
+        return Path(given) / "tallymark"
+    home = Path(env["HOME"]) if env.get("HOME") else expanded("~")
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "tallymark"
+    return home / ".local" / "state" / "tallymark"
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with its ``~`` replaced. Raises ``PathError`` when nobody knows by what."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PathError(
+            f"cannot use path {path}: {error}; set HOME, or give an absolute path"
+        ) from None
 
 
 def socket_path(directory: Path) -> Path:
@@ -61,9 +74,12 @@ def socket_path(directory: Path) -> Path:
 
 def spool_dir(explicit: str | os.PathLike[str] | None, env: Mapping[str, str]) -> Path:
     """Where clients keep what they cannot deliver: the argument, else
-    ``TALLYMARK_SPOOL_DIR``, else ``spool`` in the user's state directory."""
+    ``TALLYMARK_SPOOL_DIR``, else ``spool`` in the user's state directory.
+
+    Raises ``PathError`` for a ``~`` that leads nowhere.
+    """
     chosen = os.fspath(explicit) if explicit is not None else env.get(SPOOL_DIR_VARIABLE, "")
-    return Path(chosen).expanduser().absolute() if chosen else state_dir(env) / "spool"
+    return expanded(chosen).absolute() if chosen else state_dir(env) / "spool"
 
 
 def check_socket_path(path: Path) -> Path:
@@ -113,9 +129,10 @@ def project_of_directory(path: Path) -> str:
     directory's own name.
     """
     path = path.absolute()
-    if not path.is_dir():
+    # Here and below, what may not be looked at is as if it were not there.
+    if not os.path.isdir(path):
         return _text(path)
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     for folder in (path, *path.parents):
         name = _repository_name(folder)
         if name:
@@ -126,7 +143,7 @@ def project_of_directory(path: Path) -> str:
 def _repository_name(folder: Path) -> str:
     """The project's name when ``folder`` is the top of a working tree, else empty."""
     marker = folder / ".git"
-    if (marker / "HEAD").is_file():
+    if _is_git_dir(marker):
         return _text(folder)
     line = _read_line(marker)
     if not line.startswith("gitdir:"):
@@ -136,6 +153,16 @@ def _repository_name(folder: Path) -> str:
     return _name_of_git_dir(common) if common is not None else _text(folder)
 
 
+def _is_git_dir(marker: Path) -> bool:
+    """Whether a repository is kept there, or what only another user may look into."""
+    try:
+        return stat.S_ISREG((marker / "HEAD").stat().st_mode)
+    except PermissionError:
+        return os.path.isdir(marker)
+    except (OSError, ValueError):
+        return False
+
+
 def _common_dir(git_dir: Path) -> Path | None:
     """The repository's own directory for a linked worktree's; None for any other."""
     line = _read_line(git_dir / "commondir")
@@ -143,7 +170,7 @@ def _common_dir(git_dir: Path) -> Path | None:
         return Path(os.path.normpath(git_dir / line))
     # Its repository may be out of reach, as in a container; the path still tells.
     # (A submodule kept in a folder "worktrees" has its git directory within reach.)
-    lost_worktree = git_dir.parent.name == "worktrees" and not git_dir.is_dir()
+    lost_worktree = git_dir.parent.name == "worktrees" and not os.path.isdir(git_dir)
     return git_dir.parent.parent if lost_worktree else None
 
 
@@ -159,11 +186,20 @@ def _read_line(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(GIT_FILE_BYTES_MAX)
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return os.fsdecode(head).partition("\n")[0].strip()
 
 
 def _text(path: Path) -> str:
-    """A path's last name as text that can be encoded."""
-    return os.fsencode(path.name).decode("utf-8", "replace") or UNNAMED_PROJECT
+    """A path's last name as text that a project's name can be."""
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    if not name.isprintable():
+        name = "".join(map(_printable, name))
+    return name if name.strip() else UNNAMED_PROJECT
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    return " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
