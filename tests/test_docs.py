@@ -166,7 +166,8 @@ def daemon(folder: Path) -> Iterator[dict[str, str]]:
             assert process.poll() is None, f"the daemon ended: {log.read_text()}"
             assert time.monotonic() < deadline, f"the daemon did not come up: {log.read_text()}"
             time.sleep(0.01)
-        yield {"TALLYMARK_SOCKET": str(socket), "TALLYMARK_STATE_DIR": str(folder)}
+        # Nothing else: as README.md says, that is all a shell needs.
+        yield {"TALLYMARK_STATE_DIR": str(folder)}
     finally:
         process.terminate()
         try:

@@ -305,6 +305,15 @@ def test_what_a_child_process_needs(make: Make, tmp_path: Path) -> None:
     assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "kept")
 
 
+def test_a_child_in_another_directory_finds_what_a_variable_said(
+    make: Make, tmp_path: Path
+) -> None:
+    variables = {"TALLYMARK_STATE_DIR": "../run", "TALLYMARK_SPOOL_DIR": "kept"}
+    found = make(variables, socket=None).environment_for("s", "r")
+    assert found["TALLYMARK_SOCKET"] == str(tmp_path / "run" / "run" / "tallymark.sock")
+    assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "spotter" / "kept")
+
+
 def test_disabled_it_does_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     recorder = make({"TALLYMARK_DISABLED": "1"})
     assert not recorder.emit(Usage())

@@ -62,9 +62,8 @@ class Recorder:
         self.project = check_name("project", default_project(project, env, cwd))
         self.paths = socket_candidates(socket, env)
         self.source = check_name("source", source) if source else ""
-        self._explicit_socket = socket is not None
         self._spool_dir = paths.spool_dir(spool_dir, env)
-        self._explicit_spool_dir = spool_dir is not None
+        self._said_spool_dir = bool(spool_dir or env.get(paths.SPOOL_DIR_VARIABLE))
         self._cwd = clean(cwd if cwd is not None else "")
         self._host = clean(os.uname().nodename)
         self._env_session = clean(env.get("TALLYMARK_SESSION_ID"), ID_CHARS_MAX)
@@ -266,10 +265,12 @@ class Recorder:
             "TALLYMARK_SESSION_ID": session_id,
             "TALLYMARK_PARENT_RUN_ID": run_id,
         }
-        if self._explicit_socket:
-            found["TALLYMARK_SOCKET"] = str(self.paths[0])
-        if self._explicit_spool_dir:
-            found["TALLYMARK_SPOOL_DIR"] = str(self._spool_dir)
+        # What was said, by argument or by variable: a child may have another working
+        # directory, for which a relative path is another, or nothing of this environment.
+        if len(self.paths) == 1:
+            found[paths.SOCKET_VARIABLE] = str(self.paths[0])
+        if self._said_spool_dir:
+            found[paths.SPOOL_DIR_VARIABLE] = str(self._spool_dir)
         return found
 
     # Counting.
