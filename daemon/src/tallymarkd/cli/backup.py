@@ -12,7 +12,7 @@ from tallymark.errors import ConnectError, PathError, StorageError
 from tallymark.fs import OsFileSystem
 from tallymarkd.cli.holding import holding
 from tallymarkd.cli.output import count, local, many, print_json, size
-from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.place import NoStateDir, Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.state_dir import PASSES, MeteredFileSystem, bytes_to_read
 from tallymarkd.text import one_line
@@ -70,9 +70,13 @@ def _take_of_stopped(place: Place, target: Path, unreachable: ConnectError) -> M
     from tallymarkd.core.verify import is_state_dir
 
     fs = OsFileSystem()
-    root = next((each for each in place.state_dirs() if is_state_dir(fs, Layout(each))), None)
+    try:
+        directories = place.state_dirs()
+    except NoStateDir as error:
+        raise PathError(f"cannot back up: {unreachable}; and {error}") from None
+    root = next((each for each in directories if is_state_dir(fs, Layout(each))), None)
     if root is None:
-        looked = ", ".join(map(str, place.state_dirs()))
+        looked = ", ".join(map(str, directories))
         raise PathError(
             f"cannot back up: there is no state of tallymarkd in {looked}, and {unreachable}; "
             "say where it is with --state-dir or --socket"

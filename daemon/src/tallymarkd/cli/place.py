@@ -12,10 +12,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 
 from tallymark import paths
+from tallymark.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class NoStateDir(UsageError):
+    """What was said does not tell which state directory is meant."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,34 @@ class Place:
         return sockets[0] if len(sockets) == 1 else None
 
     def state_dirs(self) -> list[Path]:
-        """State directories that belong to the sockets, for reading without a daemon."""
+        """State directories to look into without a daemon; a command that works on one
+        takes the first. An option goes before any variable.
+
+        Raises ``NoStateDir`` where a socket was said that tells none: another daemon's
+        directory is not to be taken for its.
+        """
         if self.state_dir:
             return [paths.absolute(self.state_dir)]
+        socket = self.socket or self.env.get(paths.SOCKET_VARIABLE, "")
+        around = _state_dir_around(paths.absolute(socket)) if socket else None
         said = paths.said_state_dir(self.env)
-        if said is not None and not self.socket:
-            return [said]
-        user = paths.state_dir(self.env)
-        sockets = self.sockets()
-        if sockets == paths.socket_candidates(None, {**self.env, paths.SOCKET_VARIABLE: ""}):
-            return [user, paths.SYSTEM_STATE_DIR]
-        if sockets == [paths.SYSTEM_SOCKET]:
-            return [paths.SYSTEM_STATE_DIR]
-        above = sockets[0].parent.parent
-        return [above if sockets[0] == paths.socket_path(above) else user]
+        found = (around or said) if self.socket else (said or around)
+        if found is not None:
+            return [found]
+        if socket:
+            raise NoStateDir(
+                f"cannot tell which state directory belongs to {socket}; give --state-dir"
+            )
+        return [paths.state_dir(self.env), paths.SYSTEM_STATE_DIR]
+
+
+def _state_dir_around(socket: Path) -> Path | None:
+    """The state directory whose usual socket this is; None for a socket anywhere else."""
+    if socket == paths.SYSTEM_SOCKET:
+        return paths.SYSTEM_STATE_DIR
+    above = socket.parent.parent
+    usual = socket == paths.socket_path(above) and above != above.parent
+    return above if usual else None
 
 
 def place_options(function: F) -> F:
