@@ -29,6 +29,7 @@ from pathlib import Path
 
 import pytest
 
+from tallymark.errors import DeliveryError
 from tallymarkd import __main__
 from tallymarkd.app import EXIT_SOFTWARE
 from tallymarkd.cli.health import unreachable
@@ -276,7 +277,7 @@ def test_every_setting_is_told_with_unit_default_and_bounds() -> None:
 def test_every_reason_of_health_is_told_with_its_status() -> None:
     told = {code.strip("`"): status for code, status, *_ in table("code")}
     known = {code: STATUS[trouble.weight] for code, trouble in TROUBLES.items()}
-    (unreachable_reason,) = unreachable("").reasons
+    (unreachable_reason,) = unreachable(DeliveryError()).reasons
     assert told == {**known, unreachable_reason.code: "failing"}
     assert list(told) == [*TROUBLES, unreachable_reason.code]
 
