@@ -68,6 +68,7 @@ class Patient:
             connections=lambda: self.connections,
             watchdog_late_seconds=lambda: self.late,
             config_problem=lambda: self.problem,
+            spools_waiting=lambda: 5,
             clock=lambda: self.now,
             started=1_767_355_200.0,
         )

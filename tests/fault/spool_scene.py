@@ -120,7 +120,7 @@ class Scene:
     def adopt(self) -> tuple[int, int]:
         """One round; spools delivered, and left."""
         adopted = adopt(self.spools, self.daemon.socket)
-        return adopted.spools, adopted.left
+        return adopted.spools, len(adopted.left)
 
     def more(self, name: str) -> int:
         """How much a figure of the ledger has grown in this scene."""

@@ -130,7 +130,7 @@ def adopt(plan: Plan) -> None:
     """Deliver spools, as a client or a daemon would."""
     adopter = Adopter(OsFileSystem(), Path(plan.spool_dir), [Path(plan.socket)], client="adopter/1")
     adopted = adopter.run()
-    say(spools=adopted.spools, events=adopted.events, left=adopted.left)
+    say(spools=adopted.spools, events=adopted.events, left=len(adopted.left))
 
 
 def main() -> None:

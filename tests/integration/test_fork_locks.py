@@ -88,7 +88,7 @@ def test_the_spool_of_a_dead_parent_is_delivered_while_its_child_lives(
     socket = tmp_path / "s"
     with agent(call, socket, spools, "client") as process:
         told(process, 2)
-        assert adopt(spools, socket).left == 0, "the parent lives"
+        assert adopt(spools, socket).left == {}, "the parent lives"
         with running(state_dir, "--spool-dir", str(tmp_path / "none")) as daemon:
             socket.symlink_to(daemon.socket)
             process.kill()
@@ -107,7 +107,7 @@ def test_a_child_that_ends_does_not_let_go_of_its_parents_spool(tmp_path: Path) 
         process.stdin.flush()
         assert told(process, 1) == ["alone"]
         adopted = adopt(spools, socket)
-        assert (adopted.spools, adopted.left) == (0, 0)
+        assert (adopted.spools, adopted.left) == (0, {})
         assert [path.suffix for path in spools.iterdir()] == [SUFFIX]
 
 
@@ -121,4 +121,4 @@ def test_the_child_of_an_adopter_keeps_nothing_locked(tmp_path: Path, call: str)
         process.kill()
         process.wait(DEADLINE_SECONDS)
         # Nobody listens: it is left for that, and not for its lock.
-        wait_for("an unlocked spool", lambda: adopt(spools, socket).left == 1, 5.0)
+        wait_for("an unlocked spool", lambda: len(adopt(spools, socket).left) == 1, 5.0)

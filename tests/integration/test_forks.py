@@ -59,7 +59,7 @@ def test_without_a_daemon_each_has_its_spool(tmp_path: Path, how: str) -> None:
     run(how, daemon.socket, spools)
     assert len(os.listdir(spools)) == len(NAMES.get(how, TWO))
     with running(daemon.state_dir, *daemon.options) as daemon:
-        assert adopt(spools, daemon.socket).left == 0
+        assert adopt(spools, daemon.socket).left == {}
         assert daemon.stop() == 0
     assert os.listdir(spools) == []
     check(daemon.state_dir, how)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tallymark.adoption import Adopted
 from tallymark.fs import OsFileSystem
-from tallymarkd.adopting import Adopting, spooled_producers
+from tallymarkd.adopting import Adopting, spooled_producers, told
 from tests.daemon_parts import until
 from tests.fake_daemon import FakeDaemon
 from tests.unit.test_adoption import leave
@@ -53,6 +55,31 @@ def test_stopped_it_begins_nothing_more(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "s.sock") as daemon:
         asyncio.run(work(daemon))
         assert [event["event_id"][0] for event in daemon.events] == ["a"] * 3
+
+
+def test_what_waits_for_another_daemon_is_known(tmp_path: Path) -> None:
+    async def work(daemon: FakeDaemon) -> None:
+        spool = leave(daemon, "a", server_id="server-9")
+        found = adopting(daemon, spool.path.parent)
+        assert not found.waiting
+        found.start()
+        await until(lambda: bool(found.waiting), "a round")
+        assert found.waiting == {spool.path: "it belongs to the daemon server-9"}
+        found.stop()
+
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        asyncio.run(work(daemon))
+
+
+def test_what_was_rejected_of_a_spool_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tallymarkd")
+
+    told(Adopted(spools=2, events=8, rejected=Counter(missing_field=2)))
+
+    assert caplog.messages == [
+        "delivered 2 spools that agents left behind: 8 events; rejected: 2 missing_field"
+    ]
+    assert caplog.records[0].levelname == "WARNING"
 
 
 def test_a_directory_that_cannot_be_read_is_told_and_no_reason_to_end(

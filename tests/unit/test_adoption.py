@@ -14,7 +14,7 @@ import pytest
 
 from tallymark.adoption import DAMAGED_SUFFIX, Adopted, Adopter
 from tallymark.fs import OsFileSystem
-from tallymark.protocol.messages import Skip
+from tallymark.protocol.messages import Ack, Skip
 from tallymark.protocol.outbox import FrozenBatch, Outbox
 from tallymark.spool import Spool
 from tallymark.spool_header import FORMAT, MAGIC, RECORDS_OFFSET, SpoolHeader
@@ -57,8 +57,17 @@ def leave(
     return spool
 
 
+def adopter(daemon: FakeDaemon) -> Adopter:
+    return Adopter(FS, daemon.path.parent / "spool", [daemon.path], client="test")
+
+
 def adopt(daemon: FakeDaemon) -> Adopted:
-    return Adopter(FS, daemon.path.parent / "spool", [daemon.path], client="test").run()
+    return adopter(daemon).run()
+
+
+def counts(adopted: Adopted) -> tuple[int, int, int]:
+    """Spools and events delivered, spools left."""
+    return adopted.spools, adopted.events, len(adopted.left)
 
 
 def ids(daemon: FakeDaemon, name: str) -> list[str]:
@@ -68,7 +77,7 @@ def ids(daemon: FakeDaemon, name: str) -> list[str]:
 
 def test_each_is_delivered_under_its_own_name_and_is_gone(daemon: FakeDaemon) -> None:
     left = [leave(daemon, name) for name in "abc"]
-    assert adopt(daemon) == Adopted(spools=3, events=9)
+    assert counts(adopt(daemon)) == (3, 9, 0)
     for name in "abc":
         assert ids(daemon, name) == [f"{name}-{n}" for n in (1, 2, 3)]
     assert not any(spool.path.exists() for spool in left)
@@ -112,7 +121,7 @@ def test_another_daemons_is_left(daemon: FakeDaemon) -> None:
     ]
     mine = leave(daemon, "c", server_id="server-1", sockets=("/elsewhere.sock",))
     before = [spool.path.read_bytes() for spool in others]
-    assert adopt(daemon) == Adopted(spools=1, events=3, left=2)
+    assert counts(adopt(daemon)) == (1, 3, 2)
     assert [spool.path.read_bytes() for spool in others] == before
     assert not mine.path.exists()
     assert ids(daemon, "a") == ids(daemon, "b") == []
@@ -121,9 +130,9 @@ def test_another_daemons_is_left(daemon: FakeDaemon) -> None:
 def test_once_it_was_spoken_of_to_a_daemon_it_is_for_no_other(daemon: FakeDaemon) -> None:
     spool = leave(daemon, "a")
     daemon.nacks = [("disk_full", 1.0)]
-    assert adopt(daemon).left == 1
+    assert len(adopt(daemon).left) == 1
     daemon.server_id = "server-2"
-    assert adopt(daemon) == Adopted(left=1)
+    assert counts(adopt(daemon)) == (0, 0, 1)
     daemon.server_id = "server-1"
     assert adopt(daemon).spools == 1
     assert not spool.path.exists()
@@ -144,15 +153,43 @@ def test_what_cannot_be_delivered_now_is_kept(daemon: FakeDaemon, trouble: str) 
         case "away":
             daemon.stop()
     clock = iter(range(0, 10_000, 4))
-    adopter = Adopter(
+    found = Adopter(
         FS, spool.path.parent, [daemon.path], client="test", clock=lambda: float(next(clock))
     )
-    assert adopter.run() == Adopted(left=1)
+    assert counts(found.run()) == (0, 0, 1)
     daemon.refusal, daemon.greeting_nack, daemon.welcomes = None, None, True
     if trouble == "away":
         daemon.start()
     assert adopt(daemon).spools == 1
     assert ids(daemon, "a") == ["a-1", "a-2", "a-3"]
+
+
+def test_why_one_is_left_is_logged_once(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tallymark")
+    spool = leave(daemon, "a", server_id="server-9")
+    found = adopter(daemon)
+
+    for _ in range(3):
+        assert found.run().left == {spool.path: "it belongs to the daemon server-9"}
+    assert len(caplog.messages) == 1
+    assert str(spool.path) in caplog.messages[0]
+
+    daemon.refusal = "wrong_user"
+    found.run()
+    found.run()
+    assert len(caplog.messages) == 2
+
+
+def test_what_the_daemon_rejected_of_it_is_counted(daemon: FakeDaemon) -> None:
+    leave(daemon, "a")
+    daemon.answer = lambda publish: Ack(
+        through_seq=publish.seq, rejected=1, reasons={"missing_field": 1}
+    )
+    adopted = adopt(daemon)
+    assert adopted.events == 3
+    assert adopted.rejected == {"missing_field": 3}
 
 
 def test_what_is_damaged_is_named(daemon: FakeDaemon) -> None:
@@ -190,7 +227,7 @@ def test_a_newer_format_is_left_untouched(
     path = daemon.path.parent / "spool" / "newer.spool"
     path.parent.mkdir()
     path.write_bytes(data)
-    assert adopt(daemon) == Adopted(left=1)
+    assert counts(adopt(daemon)) == (0, 0, 1)
     assert path.read_bytes() == data
     assert f"needs a reader of {FORMAT + 1}" in caplog.text
 
@@ -201,7 +238,7 @@ def test_other_things_in_the_directory_are_left_alone(daemon: FakeDaemon) -> Non
     (directory / "folder.spool").mkdir()
     (directory / "link.spool").symlink_to(spool.path)
     (directory / "notes.txt").write_text("mine")
-    assert adopt(daemon) == Adopted(spools=1, events=3, left=2)
+    assert counts(adopt(daemon)) == (1, 3, 2)
     assert sorted(path.name for path in directory.iterdir()) == [
         "folder.spool", "link.spool", "notes.txt",
     ]  # fmt: skip
@@ -219,7 +256,7 @@ def test_it_stops_when_told_to(daemon: FakeDaemon) -> None:
     daemon.wait(lambda: daemon.events)
     stop.set()
     thread.join(30)
-    assert done == [Adopted(left=1)]
+    assert [counts(each) for each in done] == [(0, 0, 1)]
 
 
 def test_two_at_once_share_the_work(daemon: FakeDaemon) -> None:

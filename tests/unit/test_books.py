@@ -194,7 +194,7 @@ def test_a_skip_moves_the_mark_is_counted_and_named() -> None:
     ledger = books.server.ledger
     assert (ledger.received, ledger.skipped) == (2, 30)
     assert (books.new_skips, books.new_losses) == (1, 0)
-    assert [loss.events for loss in books.skips] == [30]
+    assert [skipped.loss.events for skipped in books.skips] == [30]
     assert ledger.losses == [
         Loss(reason="the queue was full", producer=ALICE, from_seq=2, through_seq=4, events=30)
     ]

@@ -139,6 +139,6 @@ def test_who_is_not_let_in_is_not_told_to_start_what_runs(tallymark: Tallymark) 
     assert reason["message"].endswith("this daemon serves uid 0 and root")
     assert reason["remedy"] == NOT_LET_IN
     assert told[2:] == [f"    {NOT_LET_IN}"]
-    assert status.endswith(f"; {NOT_LET_IN}\n")
+    assert status.endswith(f"\n  {NOT_LET_IN}\n")
     assert "to be delivered when tallymarkd can be reached" in spooled
     assert spooled.endswith(f"; {NOT_LET_IN}\n")

@@ -50,6 +50,14 @@ def test_money(cost: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cost", "unpriced", "shown"),
+    [(0, 0, "$0.00"), (0, 2, "?"), (3, 2, "≥ $3.00"), (3, 0, "$3.00"), (1e-9, 1, "≥ $0.0001")],
+)
+def test_a_cost_of_which_something_is_unknown(cost: float, unpriced: int, shown: str) -> None:
+    assert output.cost_of(cost, unpriced) == shown
+
+
+@pytest.mark.parametrize(
     ("share", "shown"),
     [(None, "-"), (0, "0%"), (0.001, "<1%"), (0.64, "64%"), (0.999, ">99%"), (1, "100%")],
 )

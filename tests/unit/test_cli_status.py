@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tallymark.protocol.messages import HealthReport, Reason
 from tallymarkd.cli.output import NOTHING
 from tests.fake_daemon import FakeDaemon
@@ -45,6 +47,19 @@ def test_running_is_0_with_everything_on_one_screen(tallymark: Tallymark) -> Non
     assert lines[-2:] == ["  save_late: 10 s behind", "    look at the disk"]
 
 
+@pytest.mark.parametrize(("waiting", "shown"), [(0, None), (1, "1 spool"), (3, "3 spools")])
+def test_spools_that_wait_are_shown(tallymark: Tallymark, waiting: int, shown: str | None) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.health = HealthReport(
+            id=0, status="ok", report={**REPORT, "spools_waiting": waiting}
+        )
+        done = tallymark("status")
+    if shown is None:
+        assert "waiting" not in done.out
+    else:
+        assert f"  waiting      {shown} that this daemon cannot take; see its log\n" in done.out
+
+
 def test_as_json_it_has_the_whole_report(tallymark: Tallymark) -> None:
     with FakeDaemon(tallymark.socket) as daemon:
         daemon.health = HealthReport(id=0, status="ok", report=REPORT)
@@ -72,7 +87,10 @@ def test_not_running_is_1(tallymark: Tallymark) -> None:
     done = tallymark("status")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tallymark: cannot reach tallymarkd at ")
-    assert "it is not running" in done.err
+    first, second, remedy = done.err.splitlines()
+    assert first.endswith("it is not running")
+    assert second.startswith("  nor at ")
+    assert "tallymark service install" in remedy
     done = tallymark("status", "--json")
     assert done.code == 1
     assert done.json["running"] is False

@@ -7,7 +7,7 @@ import pytest
 
 from tallymarkd.core.ledger import Loss
 from tallymarkd.health.losses import DROPS_TOLD_SECONDS
-from tests.daemon_parts import PRODUCERS, Bench, run_end
+from tests.daemon_parts import PRODUCERS, UID, Bench, run_end
 from tests.patient import Patient
 
 
@@ -58,7 +58,10 @@ def ledger_differs(patient: Patient) -> None:
         (journal_damaged, "2 corrupt places"),
         (state_files_damaged, "2 damaged state files"),
         (state_files_damaged, ": .agent_metrics.json-1a2b, server.json.bak-3c4d"),
-        (events_dropped, f"5 events of producer {PRODUCERS[0]} (seq 5 to 5): queue_full; 6 ev"),
+        (
+            events_dropped,
+            f"spotter (uid {UID}): 5 events of producer {PRODUCERS[0]} (seq 5 to 5): queue_full",
+        ),
         (events_dropped, f"9 events of producer {PRODUCERS[0]} (seq 9 to 9): queue_full; and 3"),
         (ledger_differs, "does not add up"),
     ],

@@ -46,6 +46,7 @@ def test_the_report_has_every_figure(patient: Patient) -> None:
     assert 0 < report["rss_bytes"] <= report["rss_peak_bytes"] * 1.2
     assert report["open_files"] > 0
     assert (report["connections"], report["projects"], report["producers"]) == (7, 1, 1)
+    assert report["spools_waiting"] == 5
     assert report["ledger"]["stored"] == 2
     assert report["ledger"]["rejected"] == {"invalid_field": 1}
     assert report["recovery"]["clean"] is True

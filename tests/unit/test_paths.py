@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from tallymark.paths import (
     SYSTEM_SOCKET,
     check_socket_path,
     default_project,
+    is_wrong,
     project_of_directory,
     socket_candidates,
     socket_path,
@@ -230,3 +232,14 @@ def test_a_name_that_is_no_text_can_be_encoded(tmp_path: Path) -> None:
     name = project_of_directory(folder)
     assert name.encode("utf-8").startswith(b"caf")
     assert name != "caf"
+
+
+def test_a_path_that_is_wrong_is_told_from_one_that_cannot_be_used_now(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for wrong in ("file/below", "loop/below", "x" * 300):
+        with pytest.raises(OSError) as caught:
+            (tmp_path / wrong).stat()
+        assert is_wrong(caught.value)
+    assert not is_wrong(FileNotFoundError(errno.ENOENT, "gone"))
+    assert not is_wrong(PermissionError(errno.EACCES, "not yours"))

@@ -123,3 +123,18 @@ def test_a_fault_of_admission_is_told_by_its_place_in_the_request() -> None:
 
     assert found == {"index": 3, "code": "invalid_field", "message": "too many"}
     assert posted.fault(Fault(1, Verdict.MALFORMED, "", batch=0))["index"] == 2
+
+
+def test_types_that_nobody_knows_are_counted_by_name() -> None:
+    lines = [{"type": "run_end"}, {"type": "usage"}, {"type": "run_end"}, {"type": 7}, {}]
+    body = b"\n".join(map(msgspec.json.encode, lines))
+
+    posted = read_events(body, many=True, project="p", new_id=lambda: "made")
+
+    assert posted.unknown_types == {"run_end": 2}
+    assert posted.stored(4, 1) == {
+        "stored": 4,
+        "duplicate": 1,
+        "event_ids": ["made"] * 5,
+        "unknown_types": {"run_end": 2},
+    }

@@ -29,8 +29,8 @@ def test_clean(value: object, expected: str) -> None:
 
 def test_long_text_is_cut_with_a_mark() -> None:
     assert clean("x" * 4096) == "x" * 4096
-    assert clean("x" * 4097) == "x" * 4095 + "…"
-    assert clean("abcdef", 4) == "abc…"
+    assert clean("x" * 4097) == "x" * 4089 + "… [cut]"
+    assert clean("abcdefghijk", 10) == "abc… [cut]"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -53,18 +54,21 @@ class NotNow(Exception):
 
 @dataclass(slots=True)
 class Adopted:
-    """What came of a round: spools delivered and events in them, and spools left."""
+    """What came of a round: spools delivered, events in them, those of these that the
+    daemon rejected, by its reason, and each spool that was left, with why."""
 
     spools: int = 0
     events: int = 0
-    left: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    left: dict[Path, str] = field(default_factory=dict)
 
 
 class Adopter:
     """Delivers every spool of a directory that has no owner, one after the other.
 
     What another user owns, another daemon's, and what cannot be delivered now is
-    left as it is. Not thread-safe, but for ``forget``.
+    left as it is, which is logged once for each spool and reason. Not thread-safe,
+    but for ``forget``.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Adopter:
         self._client = client
         self._clock = clock
         self._delivery: _Delivery | None = None
+        self._told: dict[Path, str] = {}
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Adopted:
         """One round. Blocks; for a thread of its own.
@@ -94,22 +99,35 @@ class Adopter:
             if stop():
                 break
             try:
-                spool = _adopt(self._fs, path)
-                if spool is None:
-                    continue
-                self._delivery = _Delivery(spool, self._client, stop, self._clock)
-                adopted.events += self._delivery.run(self._paths)
-                adopted.spools += 1
+                self._deliver(path, stop, adopted)
             except ConnectError as error:
-                adopted.left += 1
+                adopted.left[path] = str(error)
                 log.debug("cannot deliver %s: %s", path, error)
                 break
             except (NotNow, TallymarkError, OSError) as error:
-                adopted.left += 1
-                log.info("cannot deliver %s: %s; it is kept for later", path, error)
-            finally:
-                self._delivery = None
+                self._leave(path, str(error), adopted)
+        else:
+            self._told = dict(adopted.left)
         return adopted
+
+    def _deliver(self, path: Path, stop: Callable[[], bool], adopted: Adopted) -> None:
+        spool = _adopt(self._fs, path)
+        if spool is None:
+            return
+        self._delivery = _Delivery(spool, self._client, stop, self._clock)
+        try:
+            adopted.events += self._delivery.run(self._paths)
+            adopted.rejected += self._delivery.rejected
+            adopted.spools += 1
+        finally:
+            self._delivery = None
+
+    def _leave(self, path: Path, why: str, adopted: Adopted) -> None:
+        """A daemon looks every minute, and would say the same every minute."""
+        adopted.left[path] = why
+        if self._told.get(path) != why:
+            self._told[path] = why
+            log.info("cannot deliver %s: %s; it is kept for later", path, why)
 
     def forget(self) -> None:
         """In a forked child: close the descriptors that are the parent's."""
@@ -146,6 +164,7 @@ class _Delivery:
         self._open: list[Closes] = [spool]
         self._welcomed = False
         self._events = 0
+        self.rejected: Counter[str] = Counter()
 
     def forget(self) -> None:
         """In a forked child: close what is not locked; that the fork has closed."""
@@ -217,6 +236,7 @@ class _Delivery:
                 self._welcome(message)
             case Ack():
                 self._outbox.acknowledge(message)
+                self.rejected.update(message.reasons)
             case Nack():
                 raise NotNow(f"{message.message} ({message.code})")
             case Refused():

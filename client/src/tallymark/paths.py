@@ -6,6 +6,7 @@ or changed here, and git is never run: its files are read.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,15 @@ UNNAMED_PROJECT = "unnamed"
 """The project of a directory that has no name: the root, or one that was removed."""
 
 GIT_FILE_BYTES_MAX = 4096
+
+
+WRONG_PATH = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""What the system says of a path that cannot be right."""
+
+
+def is_wrong(error: OSError) -> bool:
+    """Whether the path itself is wrong, so that trying again later would not help."""
+    return error.errno in WRONG_PATH
 
 
 def state_dir(env: Mapping[str, str], platform: str = sys.platform) -> Path:

@@ -35,6 +35,8 @@ class Adopting:
         self._directory = directory
         self._adopter = Adopter(fs, directory, [socket], client=f"tallymarkd/{__version__}")
         self._pause_seconds = pause_seconds
+        self.waiting: dict[Path, str] = {}
+        """Spools that the last round left where they are, each with why."""
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(
@@ -61,7 +63,9 @@ class Adopting:
         if self._stopped:
             return
         try:
-            told(round_.result())
+            adopted = round_.result()
+            self.waiting = adopted.left
+            told(adopted)
         except OSError as error:
             log.warning("cannot look for spools in %s: %s", self._directory, error)
         loop = asyncio.get_running_loop()
@@ -81,4 +85,9 @@ def told(adopted: Adopted) -> None:
     """Say what came of a round, if anything did."""
     if adopted.spools:
         noun = "spool that an agent" if adopted.spools == 1 else "spools that agents"
-        log.info("delivered %d %s left behind: %d events", adopted.spools, noun, adopted.events)
+        rejected = ", ".join(f"{count} {reason}" for reason, count in adopted.rejected.items())
+        log.log(
+            logging.WARNING if rejected else logging.INFO,
+            "delivered %d %s left behind: %d events%s",
+            adopted.spools, noun, adopted.events, f"; rejected: {rejected}" if rejected else "",
+        )  # fmt: skip

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from tallymark.errors import StorageError
+from tallymark import paths
+from tallymark.errors import PathError, StorageError
 from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
 from tallymarkd import parts
@@ -96,7 +97,8 @@ def run(
 def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
     """Hold the directory, checked and locked; the lock is never unlinked.
 
-    Raises ``StorageError`` when another process holds it, or when it will not do.
+    Raises ``StorageError`` when another process holds it, or when it will not do now,
+    ``PathError`` when it is no directory.
     """
     try:
         fs.mkdir(root)
@@ -108,7 +110,8 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
             "--state-dir"
         ) from None
     except OSError as error:
-        raise StorageError(
+        kind = PathError if paths.is_wrong(error) else StorageError
+        raise kind(
             f"cannot use {root} as the state directory: {error.strerror or error}; "
             "choose another with --state-dir"
         ) from error
@@ -167,7 +170,6 @@ class _Daemon:
         self._loop.add_signal_handler(
             signal.SIGHUP, lambda: stop.set() if terminal and not on_terminal() else self._reload()
         )
-        self._adopting = Adopting(self._fs, self._settings.spool_dir, self._settings.socket)
         getting_ready = self._loop.create_task(self._get_ready())
         getting_ready.add_done_callback(fail_with)
         await stop.wait()
@@ -195,6 +197,7 @@ class _Daemon:
 
     def _build(self) -> None:
         settings, restored = self._settings, self._restored
+        self._adopting = Adopting(self._fs, settings.spool_dir, settings.socket)
         books, journal, keys = restored.books, restored.journal, restored.keys
         self._checkpointer = Checkpointer(
             self._fs,
@@ -233,6 +236,7 @@ class _Daemon:
             connections=lambda: self._server.connections,
             watchdog_late_seconds=lambda: self._supervision.late_seconds,
             config_problem=lambda: self._reload_problem,
+            spools_waiting=lambda: len(self._adopting.waiting),
         )
         self._desk = Desk(
             self._engine,

@@ -9,6 +9,9 @@ from typing import Final
 from tallymark.errors import ConnectError, ProtocolError
 from tallymark.fs import is_socket
 
+NOR = "; nor "
+"""Stands between the causes where several sockets were tried."""
+
 NOT_TALLYMARK = "what listens there is not tallymarkd"
 
 TURNED_AWAY: Final = b"cannot "
@@ -65,7 +68,7 @@ def join(failures: list[ConnectError]) -> ConnectError:
     first = failures[0].message
     rest = [failure.message.removeprefix("cannot reach tallymarkd ") for failure in failures[1:]]
     remedies = dict.fromkeys(failure.remedy for failure in failures if failure.remedy)
-    return ConnectError("; nor ".join([first, *rest]), "; ".join(remedies))
+    return ConnectError(NOR.join([first, *rest]), "; ".join(remedies))
 
 
 def turned_away(path: Path, data: bytes) -> ConnectError | None:

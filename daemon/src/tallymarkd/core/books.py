@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Container
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -54,6 +54,18 @@ class Control(Protocol):
     def payload(self) -> bytes: ...
 
 
+class Skipped(NamedTuple):
+    """What a client announced as lost, and whose it was: a producer's id says nothing."""
+
+    loss: Loss
+    project: str
+    uid: int
+
+    def text(self) -> str:
+        """In a person's words."""
+        return f"{self.project} (uid {self.uid}): {self.loss.text()}"
+
+
 class Books:
     """All state. ``projects`` by name, ``server`` for the rest.
 
@@ -69,7 +81,7 @@ class Books:
         self.new_losses = 0
         self.losses: list[Loss] = []
         self.new_skips = 0
-        self.skips: list[Loss] = []
+        self.skips: list[Skipped] = []
 
     def record(self, record: Record) -> Entry | None:
         """Take in one record of the journal, as replay does; gives its entry.
@@ -183,7 +195,7 @@ class Books:
                     through_seq=record.seq, events=notice.events)  # fmt: skip
         self._name(loss)
         self.new_skips += 1
-        self.skips = [*self.skips, loss][-LOSSES_MAX:]
+        self.skips = [*self.skips, Skipped(loss, notice.project, notice.uid)][-LOSSES_MAX:]
 
     def _lose(self, record: Control) -> None:
         damage = msgspec.json.decode(record.payload, type=Damage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tallymark.protocol.messages import Reason
+from tallymarkd.core.books import Skipped
 from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE
 from tallymarkd.core.ledger import Loss
 from tallymarkd.health.troubles import reason
@@ -59,7 +60,7 @@ def _found_at_the_start(vitals: Vitals) -> Iterator[Reason]:
         )
 
 
-def _named(losses: Sequence[Loss], count: int, *, newest: bool = True) -> str:
+def _named(losses: Sequence[Loss | Skipped], count: int, *, newest: bool = True) -> str:
     """Some of them, each by producer and range, and how many more there are."""
     shown = losses[-LOSSES_TOLD_MAX:] if newest else losses[:LOSSES_TOLD_MAX]
     told = "; ".join(loss.text() for loss in shown)

@@ -54,6 +54,7 @@ def report(vitals: Vitals, free: int | None) -> dict[str, Any]:
         "connections": vitals.connections(),
         "projects": len(vitals.engine.books.projects),
         "producers": len(server.marks),
+        "spools_waiting": vitals.spools_waiting(),
         "ledger": {
             **msgspec.to_builtins(server.ledger),
             "evicted": sum(map(evicted_runs, vitals.engine.books.projects.values())),

@@ -29,7 +29,8 @@ class Vitals:
     ``settings`` may be replaced at any time. ``watchdog_late_seconds`` gives by how
     many seconds the service manager's watchdog was fed too late, None when it was not
     or when there is none; ``config_problem`` why the last reload was refused, empty
-    when it was not.
+    when it was not; ``spools_waiting`` how many spools of agents that are gone this
+    daemon may not, or cannot yet, take in.
     """
 
     settings: Settings
@@ -42,6 +43,7 @@ class Vitals:
     connections: Callable[[], int]
     watchdog_late_seconds: Callable[[], float | None] = lambda: None
     config_problem: Callable[[], str] = lambda: ""
+    spools_waiting: Callable[[], int] = lambda: 0
     clock: Callable[[], float] = time.perf_counter
     started: float = field(default_factory=time.time)
     pulse: Pulse = field(default_factory=Pulse)

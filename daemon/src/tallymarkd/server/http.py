@@ -222,14 +222,7 @@ class HttpConversation(asyncio.Protocol):
             elif result.faults:
                 self._answer(422, _faults([posted.fault(fault) for fault in result.faults]))
             else:
-                self._answer(
-                    200,
-                    {
-                        "stored": result.stored,
-                        "duplicate": result.duplicate,
-                        "event_ids": posted.event_ids,
-                    },
-                )
+                self._answer(200, posted.stored(result.stored, result.duplicate))
 
         engine.post(posted.batches, self._uid, done)
 

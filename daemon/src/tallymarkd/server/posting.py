@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from tallymark.events import ID_CHARS_MAX
+from tallymark.events import EVENT_TYPES, ID_CHARS_MAX
 from tallymark.protocol.messages import BATCH_EVENTS_MAX
 from tallymarkd.core.admission import Fault
 from tallymarkd.text import json_fault
@@ -31,11 +32,21 @@ class PostFault(Exception):
 
 @dataclass(slots=True)
 class Posted:
-    """A request's events by project, and where each stood in the request."""
+    """A request's events by project, and where each stood in the request.
+
+    ``unknown_types`` counts, by type, those that are kept and stand in no total.
+    """
 
     batches: list[tuple[str, bytes, int]]
     event_ids: list[str]
+    unknown_types: dict[str, int] = field(default_factory=dict)
     _places: list[list[int]] = field(default_factory=list)
+
+    def stored(self, stored: int, duplicate: int) -> dict[str, Any]:
+        """The response once all of it is durable."""
+        found = {"stored": stored, "duplicate": duplicate, "event_ids": self.event_ids}
+        # Only who misspelt a type, or is newer than this daemon, has something to read here.
+        return {**found, "unknown_types": self.unknown_types} if self.unknown_types else found
 
     def fault(self, fault: Fault) -> dict[str, Any]:
         """An admission's fault as the response names it."""
@@ -61,14 +72,19 @@ def read_events(body: bytes, *, many: bool, project: str, new_id: Callable[[], s
         )
     grouped: dict[str, list[tuple[int, bytes]]] = {}
     event_ids: list[str] = []
+    unknown: Counter[str] = Counter()
     for index, line in enumerate(lines):
         fields = _fields(index, line)
         event_ids.append(_identify(index, fields, new_id))
+        kind = fields.get("type")
+        if isinstance(kind, str) and kind not in EVENT_TYPES:
+            unknown[kind] += 1
         name = _project(index, fields, project)
         grouped.setdefault(name, []).append((index, _encode(index, fields)))
     return Posted(
         [(name, _array([data for _, data in part]), len(part)) for name, part in grouped.items()],
         event_ids,
+        dict(unknown),
         [[index for index, _ in part] for part in grouped.values()],
     )
 
