@@ -155,3 +155,9 @@ def test_the_first_table_that_fits_is_taken() -> None:
     for width, right in ((30, wide), (29, narrow), (20, narrow), (19, narrowest), (5, narrowest)):
         console = Console(width=width)
         assert output.first_that_fits(console, [wide, narrow, narrowest]) is right
+
+
+def test_rows_stand_below_a_title_each_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show_rows("it\n: whole", [("name", "a\nvalue")], ["line\rtwo"])
+
+    assert capsys.readouterr().out == "it\\n: whole\n  name         a\\nvalue\n  line\\rtwo\n"

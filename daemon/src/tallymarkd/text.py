@@ -35,3 +35,8 @@ def quoted(value: object, chars_max: int = QUOTED_CHARS_MAX) -> str:
         return f"{value[:chars_max]!r}…"
     text = repr(value)
     return text if len(text) <= 2 * chars_max else f"{text[:chars_max]}…"
+
+
+def span(what: str, plural: str, first: int, last: int) -> str:
+    """``number 5``, ``numbers 5 to 7``."""
+    return f"{what} {first}" if first == last else f"{plural} {first} to {last}"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 NOTHING = "-"
 """Stands where there is no value."""
 
+ROW_NAME_WIDTH = 13
+"""Of the names before the values in a list of them."""
+
 UNBOUNDED_COLUMNS = 10_000
 """Wider than any table."""
 
@@ -74,6 +77,15 @@ def print_json(value: Any) -> None:
     """One indented JSON document. Bytes are JSON already."""
     raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
     click.echo(msgspec.json.format(raw, indent=2))
+
+
+def show_rows(title: str, rows: Iterable[tuple[str, str]], lines: Iterable[str] = ()) -> None:
+    """What is found, for people: a title, each value behind its name, and lines below."""
+    click.echo(one_line(title))
+    for name, value in rows:
+        click.echo(f"  {name:<{ROW_NAME_WIDTH}}{one_line(value)}")
+    for line in lines:
+        click.echo(f"  {one_line(line)}")
 
 
 def say(text: str) -> None:

@@ -25,8 +25,8 @@ from tallymarkd.core.project_state import freeze
 from tallymarkd.core.verify_report import GenerationPart, StateFilePart, VerifyReport
 from tallymarkd.storage.state_file import StateFile
 
-RETIRED = "the journal does not reach back to it"
-LOSSES_BETWEEN = "the journal has lost numbers before it"
+RETIRED = "it does not reach back so far"
+LOSSES_BETWEEN = "it has lost numbers before that"
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def _read(
         generation = GenerationPart(path=str(path), whole=not reason, reason=reason)
         part.generations.append(generation)
         if reason:
-            found.damaged.append(path)
+            found.damaged[path] = reason
             report.find("damaged", f"{path}: {reason}")
             continue
         state = decoded[0] if isinstance(decoded, tuple) else decoded
