@@ -98,7 +98,9 @@ def test_without_a_daemon_it_is_spooled_and_75(tallymark: Tallymark) -> None:
 
     done = quick({"emit": 1.0}, attempt)
     assert (done.code, done.out) == (75, "spooled e-1\n")
-    assert done.err.startswith(f"spooled in {spools}, to be delivered when tallymarkd runs, ")
+    assert done.err.startswith(
+        f"spooled in {spools}, to be delivered when tallymarkd can be reached, "
+    )
     assert "it is not running" in done.err
     assert done.err.count("\n") == 1
     as_json = tallymark(*RUN, "--event-id", "e-2", "--json")

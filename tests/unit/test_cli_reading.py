@@ -51,7 +51,10 @@ def test_dump_of_an_unknown_project_is_1(tallymark: Tallymark) -> None:
 def test_without_a_daemon_the_saved_state_is_shown_and_labelled(tallymark: Tallymark) -> None:
     state = make_state()
     save(tallymark, state)
-    label = f"tallymarkd is not running: showing the last durable state of {local(SAVED_AT)}\n"
+    label = (
+        f"tallymarkd is not running: showing the last durable state of {local(SAVED_AT)}, "
+        f"in {tallymark.state_dir}\n"
+    )
     done = tallymark("dump", "--project", "demo")
     assert (done.code, done.err) == (0, label)
     assert msgspec.convert(done.json, DashboardState) == state

@@ -74,6 +74,18 @@ def test_a_chosen_socket_stands_alone() -> None:
     assert socket_candidates(None, env) == [Path("/env.sock")]
     assert socket_candidates("/arg.sock", env) == [Path("/arg.sock")]
     assert socket_candidates(Path("arg.sock"), {}) == [Path.cwd() / "arg.sock"]
+    # As the daemon reads its own setting, so that a spool's header names the same socket.
+    assert socket_candidates("a/../arg.sock", {}) == [Path.cwd() / "arg.sock"]
+
+
+def test_a_state_directory_that_is_said_leads_to_its_socket_alone() -> None:
+    env = {"HOME": "/home/a", "TALLYMARK_STATE_DIR": "/data/x/../run"}
+    assert socket_candidates(None, env) == [Path("/data/run/run/tallymark.sock")]
+    assert socket_candidates(None, env | {"TALLYMARK_SOCKET": "/env.sock"}) == [Path("/env.sock")]
+    assert socket_candidates("/arg.sock", env) == [Path("/arg.sock")]
+    assert socket_candidates(None, {**env, "TALLYMARK_STATE_DIR": ""})[1] == SYSTEM_SOCKET
+    relative = {"TALLYMARK_STATE_DIR": "run"}
+    assert socket_candidates(None, relative) == [Path.cwd() / "run" / "run" / "tallymark.sock"]
 
 
 def test_a_socket_path_over_the_limit_is_refused_with_its_length() -> None:
@@ -83,7 +95,8 @@ def test_a_socket_path_over_the_limit_is_refused_with_its_length() -> None:
         check_socket_path(Path(fits + "x"))
     assert f"{SOCKET_PATH_BYTES_MAX + 1} bytes" in str(told.value)
     assert f"limit is {SOCKET_PATH_BYTES_MAX}" in str(told.value)
-    for explicit, env in ((fits + "x", {}), (None, {"TALLYMARK_SOCKET": fits + "x"})):
+    long = {"TALLYMARK_SOCKET": fits + "x"}, {"TALLYMARK_STATE_DIR": fits}
+    for explicit, env in ((fits + "x", {}), *((None, each) for each in long)):
         with pytest.raises(PathError):
             socket_candidates(explicit, env)
 

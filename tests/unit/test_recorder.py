@@ -77,7 +77,7 @@ def test_a_working_directory_that_is_gone(make: Make, tmp_path: Path) -> None:
         ({"TALLYMARK_PROJECT": "\0"}, {}, SettingError, "project="),
         ({}, {"source": "\n"}, SettingError, "source="),
         ({}, {"socket": "/" + "x" * 200}, PathError, "201 bytes"),
-        ({}, {"socket": "~nosuch/s.sock"}, PathError, "the socket's path: .*absolute"),
+        ({}, {"socket": "~nosuch/s.sock"}, PathError, "path ~nosuch/s.sock: .*absolute"),
         ({}, {"spool_dir": "~nosuch/spool"}, PathError, "path ~nosuch/spool: .*absolute"),
         ({"TALLYMARK_DISABLED": "maybe"}, {}, SettingError, "TALLYMARK_DISABLED"),
     ],
@@ -410,6 +410,15 @@ def test_disabled_it_looks_for_nothing(
     assert recorder.disabled
     with Run(recorder, "coding") as run:
         assert run.environment()["TALLYMARK_PARENT_RUN_ID"] == run.run_id
+
+
+def test_a_child_in_another_directory_finds_what_a_variable_said(
+    make: Make, tmp_path: Path
+) -> None:
+    variables = {"TALLYMARK_STATE_DIR": "../run", "TALLYMARK_SPOOL_DIR": "kept"}
+    found = make(variables, socket=None).environment_for("s", "r")
+    assert found["TALLYMARK_SOCKET"] == str(tmp_path / "run" / "run" / "tallymark.sock")
+    assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "spotter" / "kept")
 
 
 def test_disabled_it_does_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:

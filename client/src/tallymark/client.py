@@ -28,10 +28,11 @@ class Client(Shell):
     After a fork the child's client is another producer with an empty queue.
 
     ``project`` is by default ``TALLYMARK_PROJECT``, else that of the working
-    directory; ``socket`` is ``TALLYMARK_SOCKET``, else the user's daemon's,
-    else the system's. What cannot be delivered goes to ``spool_dir``: by default
-    ``TALLYMARK_SPOOL_DIR``, else below the user's state directory. It is delivered
-    later, by this client, the next one of this user, or the daemon. ``source`` names
+    directory; ``socket`` is ``TALLYMARK_SOCKET``, else the one in
+    ``TALLYMARK_STATE_DIR``, else the user's daemon's, else the system's. What cannot
+    be delivered goes to ``spool_dir``: by default ``TALLYMARK_SPOOL_DIR``, else below
+    the user's state directory. It is delivered later, by this client, the next one of
+    this user, or the daemon. ``source`` names
     the program that records. The other settings are those of ``settings.Settings``.
     With ``TALLYMARK_DISABLED=1`` a client does nothing at all.
 

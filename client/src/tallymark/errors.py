@@ -45,7 +45,16 @@ class DeliveryError(TallymarkError):
 
 
 class ConnectError(DeliveryError):
-    """No tallymarkd answers at the socket: absent, stopped, or another program."""
+    """No tallymarkd answers at the socket: absent, stopped, or another program.
+
+    ``message`` says what could not be done and why. ``remedy`` says what to do, where
+    that is something else than to start tallymarkd; it is part of the text then.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.message = message
+        self.remedy = remedy
 
 
 class RefusedError(DeliveryError):

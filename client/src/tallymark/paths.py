@@ -17,7 +17,7 @@ from tallymark.errors import PathError
 
 PROJECT_VARIABLE = "TALLYMARK_PROJECT"
 SOCKET_VARIABLE = "TALLYMARK_SOCKET"
-
+STATE_DIR_VARIABLE = "TALLYMARK_STATE_DIR"
 SPOOL_DIR_VARIABLE = "TALLYMARK_SPOOL_DIR"
 
 SYSTEM_STATE_DIR = Path("/var/lib/tallymark")
@@ -67,6 +67,20 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def said_state_dir(env: Mapping[str, str]) -> Path | None:
+    """The state directory that ``TALLYMARK_STATE_DIR`` names; None when it names none."""
+    said = env.get(STATE_DIR_VARIABLE, "")
+    return absolute(said) if said else None
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path as the daemon reads it in its settings: spools name its socket by it.
+
+    Raises ``PathError`` for a ``~`` that leads nowhere.
+    """
+    return Path(os.path.normpath(expanded(path).absolute()))
+
+
 def socket_path(directory: Path) -> Path:
     """The daemon's socket in a state directory."""
     return directory / "run" / "tallymark.sock"
@@ -98,12 +112,16 @@ def socket_candidates(
 ) -> list[Path]:
     """Sockets to try, in order.
 
-    The explicit one alone; else ``TALLYMARK_SOCKET`` alone; else the user's
-    and then the system's. Raises ``PathError`` for a chosen path that is too long.
+    The explicit one alone; else ``TALLYMARK_SOCKET`` alone; else the one in
+    ``TALLYMARK_STATE_DIR`` alone; else the user's and then the system's. Raises
+    ``PathError`` for a chosen path that is too long.
     """
-    chosen = os.fspath(explicit) if explicit is not None else env.get(SOCKET_VARIABLE, "")
+    chosen = explicit or env.get(SOCKET_VARIABLE, "")
     if chosen:
-        return [check_socket_path(Path(chosen).expanduser().absolute())]
+        return [check_socket_path(absolute(chosen))]
+    said = said_state_dir(env)
+    if said is not None:
+        return [check_socket_path(socket_path(said))]
     return [socket_path(state_dir(env)), SYSTEM_SOCKET]
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from tallymark import paths
 from tallymark.delivery import ClientStats, Delivery
-from tallymark.errors import DeliveryError, PathError, UsageError
+from tallymark.errors import DeliveryError, UsageError
 from tallymark.events import (
     ID_CHARS_MAX,
     Event,
@@ -61,7 +61,7 @@ class Recorder:
         self.source = ""
         self._cwd = ""
         self._spool_dir: Path | None = None
-        self._given_socket = self._given_spool_dir = False
+        self._said_spool_dir = False
         # Then nothing is looked for, and nothing can be wrong.
         if not self.disabled:
             self._find_places(project, socket, spool_dir, env)
@@ -93,15 +93,9 @@ class Recorder:
         cwd = _working_directory()
         self._cwd = clean(cwd)
         self.project = check_name("project", default_project(project, env, cwd))
-        try:
-            self.paths = socket_candidates(socket, env)
-        except RuntimeError as error:
-            raise PathError(
-                f"cannot use the socket's path: {error}; give an absolute one"
-            ) from None
-        self._given_socket = socket is not None
+        self.paths = socket_candidates(socket, env)
         self._spool_dir = paths.spool_dir(spool_dir, env)
-        self._given_spool_dir = spool_dir is not None
+        self._said_spool_dir = bool(spool_dir or env.get(paths.SPOOL_DIR_VARIABLE))
 
     # Events.
 
@@ -296,10 +290,12 @@ class Recorder:
             "TALLYMARK_SESSION_ID": session_id,
             "TALLYMARK_PARENT_RUN_ID": run_id,
         }
-        if self._given_socket:
-            found["TALLYMARK_SOCKET"] = str(self.paths[0])
-        if self._given_spool_dir:
-            found["TALLYMARK_SPOOL_DIR"] = str(self._spool_dir)
+        # What was said, by argument or by variable: a child may have another working
+        # directory, for which a relative path is another, or nothing of this environment.
+        if len(self.paths) == 1:
+            found[paths.SOCKET_VARIABLE] = str(self.paths[0])
+        if self._said_spool_dir:
+            found[paths.SPOOL_DIR_VARIABLE] = str(self._spool_dir)
         return found
 
     # Counting.

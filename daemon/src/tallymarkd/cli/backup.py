@@ -12,7 +12,7 @@ from tallymark.errors import ConnectError, PathError, StorageError
 from tallymark.fs import OsFileSystem
 from tallymarkd.cli.holding import holding
 from tallymarkd.cli.output import count, local, many, print_json, show_rows, size
-from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.place import NoStateDir, Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.state_dir import DIRECTORY, PASSES, MeteredFileSystem, bytes_to_read
 
@@ -70,12 +70,16 @@ def _take_of_stopped(place: Place, target: Path, unreachable: ConnectError) -> M
     from tallymarkd.core.refusals import is_state_dir, refuse_unreadable
 
     fs = OsFileSystem()
-    for root in place.state_dirs():
+    try:
+        directories = place.state_dirs()
+    except NoStateDir as error:
+        raise PathError(f"cannot back up: {unreachable}; and {error}") from None
+    for root in directories:
         refuse_unreadable(fs, root, "back up")
         if is_state_dir(fs, Layout(root)):
             break
     else:
-        looked = ", ".join(map(str, place.state_dirs()))
+        looked = ", ".join(map(str, directories))
         raise PathError(
             f"cannot back up: there is no state of tallymarkd in {looked}, and {unreachable}; "
             "say where it is with --state-dir or --socket"

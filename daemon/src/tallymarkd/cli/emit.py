@@ -62,7 +62,7 @@ def command(
         --input-tokens 1000 --output-tokens 200
     tallymark emit - < events.ndjson
 
-    With tallymarkd out of reach the events are spooled, and delivered when it runs.
+    With tallymarkd out of reach the events are spooled, and delivered when it can be reached.
 
     Exit code 0 when the daemon has everything on disk, 75 when something is spooled, 1 when
     something is not recorded, 2 for an event that cannot be right, of which nothing is sent. A
@@ -131,7 +131,7 @@ def _tell_spooled(recorder: Recorder, outcome: Outcome) -> int:
     if not outcome.spooled:
         return 0
     say(
-        f"spooled in {recorder.spool_dir}, to be delivered when tallymarkd runs, "
+        f"spooled in {recorder.spool_dir}, to be delivered when tallymarkd can be reached, "
         f"and not to be emitted again: {recorder.trouble()}"
     )
     return EXIT_SPOOLED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallymark.errors import DeliveryError, TallymarkError
+from tallymark.errors import ConnectError, DeliveryError, TallymarkError
 from tallymark.transport.unreachable import NOR
 
 ABSENT = "it is not running"
@@ -21,13 +21,15 @@ class Unreached(TallymarkError):
 
 def where(cause: DeliveryError) -> list[str]:
     """A line for each socket that was tried."""
-    first, *others = str(cause).split(NOR)
+    text = cause.message if isinstance(cause, ConnectError) else str(cause)
+    first, *others = text.split(NOR)
     return [first, *(f"nor {other}" for other in others)]
 
 
 def remedy(cause: DeliveryError) -> list[str]:
     """What to do about it, where that is known."""
-    return [START] if is_absent(cause) else []
+    known = [cause.remedy] if isinstance(cause, ConnectError) and cause.remedy else []
+    return [*known, START] if is_absent(cause) else known
 
 
 def is_absent(cause: DeliveryError) -> bool:
