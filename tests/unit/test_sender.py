@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import time
@@ -46,6 +47,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     def make_one(
         *,
         sockets: list[Path] | None = None,
+        spool_dir: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         **settings: Any,
     ) -> Delivery:
@@ -54,6 +56,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             project="p",
             client="test",
             settings=Settings(**(PATIENT | settings)),
+            spool_dir=spool_dir,
             clock=clock,
         )
         made.append(delivery)
@@ -471,3 +474,37 @@ def test_a_fault_of_the_sender_itself_is_counted_and_ends_it(
         delivery.flush(FLUSH_SECONDS)
     assert delivery.stats().dropped == {"failed": 3}
     assert "cannot deliver any more" in caplog.text
+
+
+def test_a_fault_of_the_sender_leaves_in_the_spool_what_it_had(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tallymark.sender.Transport.connect", fail)
+    delivery = make(spool_dir=tmp_path / "spool")
+    delivery.put(Usage())
+    until(lambda: delivery.failure)
+    assert (delivery.stats().spooled, delivery.stats().dropped) == (1, {})
+    assert len(list((tmp_path / "spool").glob("*.spool"))) == 1
+
+
+def test_a_moment_without_descriptors_is_no_end(
+    daemon: FakeDaemon, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    delivery = make()
+    put(delivery, 1)
+    delivery.flush(FLUSH_SECONDS)
+    daemon.cut()
+    until(lambda: delivery.trouble)
+    with monkeypatch.context() as patch:
+        patch.setattr("tallymark.transport.link.socket.socket", refuse)
+        put(delivery, 1, first=1)
+        until(lambda: "Too many open files" in delivery.trouble or delivery.failure)
+    put(delivery, 1, first=2)
+    delivery.flush(FLUSH_SECONDS)
+    assert ids(daemon) == numbers(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 import time
@@ -89,6 +90,21 @@ def test_permission_denied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root is refused nothing, so the system is not asked.
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert "permission denied; it belongs to another user" in why([path])
+
+
+def no_descriptors(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_no_descriptor_left_for_a_connection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallymark.transport.link.socket.socket", no_descriptors)
+    with pytest.raises(ConnectError, match="Too many open files"):
+        Transport.connect([path])
+
+
+def test_no_descriptor_left_to_wait_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallymark.transport.poller.socket.socketpair", no_descriptors)
+    assert why([path]) == f"cannot reach tallymarkd at {path}: Too many open files"
 
 
 def test_each_of_several_sockets_is_told_of(tmp_path: Path) -> None:

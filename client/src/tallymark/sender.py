@@ -121,13 +121,24 @@ class Sender:
         try:
             while self._turn():
                 pass
+            if not self.backlog.empty:
+                self.backlog.spill()
         # Whatever it is, the agent must go on; what is lost is counted.
         except Exception as error:
             log.exception("cannot deliver any more: tallymark's sender failed")
-            self._intake.failure = DeliveryError(f"cannot deliver: the sender failed: {error}")
-            self.backlog.abandon("failed")
+            self._give_up(error)
         finally:
             self._end()
+
+    def _give_up(self, error: Exception) -> None:
+        """What there is goes to disk, if that can still be done; the rest is lost."""
+        try:
+            self.backlog.spill()
+        # The fault may be in there.
+        except Exception:
+            log.debug("cannot spool what is left", exc_info=True)
+        self._intake.failure = DeliveryError(f"cannot deliver: the sender failed: {error}")
+        self.backlog.abandon("failed")
 
     def _turn(self) -> bool:
         seconds = None
@@ -165,8 +176,6 @@ class Sender:
     def _end(self) -> None:
         """Say Goodbye when nothing is left, close, and let everybody go."""
         talk = self._talk
-        if not self.backlog.empty:
-            self.backlog.spill()
         if talk is not None:
             if not self.backlog.empty and not self.trouble:
                 self._trouble.text = f"tallymarkd at {talk.path} has not acknowledged them in time"

@@ -121,7 +121,11 @@ def _open(path: Path) -> socket.socket:
         check_socket_path(path)
     except PathError as error:
         raise ConnectError(f"cannot reach tallymarkd: {error}") from None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # No descriptors left, for the moment: as little final as a daemon that is away.
+    except OSError as error:
+        raise connect_failed(path, error) from error
     try:
         sock.setblocking(False)
         if sys.platform == "darwin":
