@@ -165,6 +165,12 @@ class Backlog:
         return bool(self._intake.queue) or self._outbox.newest_seq > self._spooled_seq
 
     @property
+    def all_spooled(self) -> bool:
+        """Whether everything that is left is in the spool, lost counts included."""
+        rest = self._unreported or self._intake.news or self._intake.queue
+        return self._spool is not None and not rest and self._outbox.newest_seq <= self._spooled_seq
+
+    @property
     def somebody_waits(self) -> bool:
         """Whether somebody would be let go if what there is were spooled."""
         return bool(self._waiting) or any(not each.durable for each in self._unnumbered)

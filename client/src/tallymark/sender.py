@@ -17,6 +17,8 @@ its loop takes the same steps in the same order, and only the wait blocks::
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,6 +90,10 @@ class Sender:
         self._refused = False
         self._tick_at = 0.0
         self._stop_by: float | None = None
+        self._retiring = False
+        self._claimed = threading.Lock()
+        self.ended = threading.Event()
+        """Set when ``run`` is over."""
         self._hurried = False
         self._woken = False
 
@@ -107,6 +113,15 @@ class Sender:
         self._stop_by = deadline
         self._poller.wake()
 
+    def retire(self) -> None:
+        """Deliver what there is, or spool it where that cannot be done now, and end."""
+        self._retiring = True
+        self.stop(math.inf)
+
+    def claim(self) -> bool:
+        """Whether the caller is the first to ask: it alone may be ``run`` or thrown away."""
+        return self._claimed.acquire(blocking=False)
+
     def forget_connection(self) -> None:
         """In a forked child: close the descriptors that are the parent's, silently."""
         self._poller.close()
@@ -117,28 +132,32 @@ class Sender:
     # The thread.
 
     def run(self) -> None:
-        """Deliver until stopped or refused."""
+        """Deliver until stopped or refused. Does nothing when it was claimed before."""
+        if not self.claim():
+            return
         try:
             while self._turn():
                 pass
-            if not self.backlog.empty:
-                self.backlog.spill()
         # Whatever it is, the agent must go on; what is lost is counted.
         except Exception as error:
             log.exception("cannot deliver any more: tallymark's sender failed")
-            self._give_up(error)
+            self._spool_rest()
+            self._intake.failure = DeliveryError(f"cannot deliver: the sender failed: {error}")
+            self.backlog.abandon("failed")
         finally:
+            # Without a thread of its own, an exception of a signal handler comes by here.
+            if self._intake.failure is None:
+                self._spool_rest()
             self._end()
+            self.ended.set()
 
-    def _give_up(self, error: Exception) -> None:
-        """What there is goes to disk, if that can still be done; the rest is lost."""
+    def _spool_rest(self) -> None:
         try:
-            self.backlog.spill()
-        # The fault may be in there.
+            if not self.backlog.empty:
+                self.backlog.spill()
+        # A fault that ended the sender may be in there.
         except Exception:
             log.debug("cannot spool what is left", exc_info=True)
-        self._intake.failure = DeliveryError(f"cannot deliver: the sender failed: {error}")
-        self.backlog.abandon("failed")
 
     def _turn(self) -> bool:
         seconds = None
@@ -171,6 +190,8 @@ class Sender:
         if not self._hurried:
             self._hurried = True
             self._trouble.hurry()
+        if self._retiring and self._talk is None and self.backlog.all_spooled:
+            return True
         return self.backlog.empty or now >= stop_by
 
     def _end(self) -> None:

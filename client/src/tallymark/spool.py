@@ -92,7 +92,8 @@ class Spool:
     ) -> Spool:
         """A new spool, locked, whose name and header are durable.
 
-        Raises ``SpoolFull`` when there is no room, and ``OSError``.
+        Raises ``SpoolFull`` when there is no room, and ``OSError``, also when this
+        producer has one.
         """
         header = replace(header, salt=random_bytes(8), created_ns=clock_ns())
         path = directory / f"{header.producer}{SUFFIX}"
@@ -100,15 +101,20 @@ class Spool:
         try:
             fs.mkdir(directory)
             fd = fs.lock(temporary)
+            made = [temporary]
             try:
+                # Under the lock that every other maker would have to have.
+                if fs.exists(path):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+                made.append(path)
                 fs.write(fd, encode_header(header), 0)
                 fs.sync(fd)
                 fs.replace(temporary, path)
                 fs.sync_dir(directory)
             except OSError:
                 # Nobody may find it, empty, and retire a producer that lives.
-                fs.unlink(temporary)
-                fs.unlink(path)
+                for each in made:
+                    fs.unlink(each)
                 fs.close(fd)
                 raise
         except OSError as error:
