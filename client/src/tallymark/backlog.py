@@ -206,6 +206,14 @@ class Backlog:
         self._intake.settle(events)
         self._release()
 
+    def spill_rest(self) -> None:
+        """At the end, whatever brought it; a fault that did may be in here."""
+        try:
+            if not self.empty:
+                self.spill()
+        except Exception:
+            log.debug("cannot spool what is left", exc_info=True)
+
     def _append(self, batches: list[FrozenBatch]) -> list[FrozenBatch]:
         """To the spool, as many as there is room for; gives those."""
 

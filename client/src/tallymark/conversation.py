@@ -9,7 +9,7 @@ from tallymark.protocol import messages
 from tallymark.protocol.connection import ClientConnection, State
 from tallymark.protocol.framing import frame
 from tallymark.protocol.messages import Goodbye, Limits, ServerMessage, Skip
-from tallymark.transport import Transport
+from tallymark.transport import Transport, check_turned_away
 
 WINDOW_BYTES_MAX = 8 * 1024 * 1024
 """Most unacknowledged bytes, unless the daemon allows less."""
@@ -62,10 +62,15 @@ class Conversation:
         self.transport.send(frame(messages.encode(skip)))
 
     def receive(self) -> list[ServerMessage] | None:
-        """What the daemon said, perhaps nothing; None when it hung up."""
+        """What the daemon said, perhaps nothing; None when it hung up.
+
+        Raises ``ConnectError`` when it does not let this client in.
+        """
         data = self.transport.receive()
         if data is None:
             return []
+        if self._connection.welcome is None:
+            check_turned_away(self.path, data)
         return self._connection.receive(data) if data else None
 
     def say_goodbye(self) -> None:

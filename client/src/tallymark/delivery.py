@@ -284,8 +284,8 @@ class Delivery:
         handler cut the first short; in another thread it waits for the first. Never
         raises on account of the daemon.
         """
-        default = self._settings.exit_timeout_seconds
-        self._close(default if timeout_seconds is None else timeout_seconds)
+        seconds = self._settings.exit_timeout_seconds
+        self._close(seconds if timeout_seconds is None else timeout_seconds)
 
     def _close(self, seconds: float) -> None:
         seconds = _bounded(seconds)
@@ -315,7 +315,7 @@ class Delivery:
         self._say_last_words()
         self._intake.shut("closed")
         if self._sender is not None:
-            self._sender.retire()
+            self._sender.stop(float("inf"), retiring=True)
 
     def close_at_exit(self) -> None:
         """As ``close``, or the rest of one that was cut short; for the interpreter's end."""

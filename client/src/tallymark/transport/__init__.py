@@ -8,7 +8,13 @@ which stays open after the answers.
 from tallymark.transport.asking import Answer, Asking, Question, ask
 from tallymark.transport.link import Transport
 from tallymark.transport.poller import READABLE, WOKEN, WRITABLE, Poller
-from tallymark.transport.unreachable import NOT_TALLYMARK, broken, cannot_reach, silent
+from tallymark.transport.unreachable import (
+    NOT_TALLYMARK,
+    broken,
+    cannot_reach,
+    check_turned_away,
+    silent,
+)
 
 __all__ = [
     "NOT_TALLYMARK",
@@ -23,5 +29,6 @@ __all__ = [
     "ask",
     "broken",
     "cannot_reach",
+    "check_turned_away",
     "silent",
 ]

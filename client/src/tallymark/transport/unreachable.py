@@ -11,6 +11,11 @@ from tallymark.fs import is_socket
 NOT_TALLYMARK = "what listens there is not tallymarkd"
 
 
+TURNED_AWAY = b"cannot "
+"""How the daemon's one line begins to whom it does not let in, before either tongue is
+spoken. As the length of a frame it would be far too large."""
+
+
 def cannot_reach(path: Path, cause: str) -> ConnectError:
     """The one form of this message."""
     return ConnectError(f"cannot reach tallymarkd at {path}: {cause}")
@@ -23,6 +28,13 @@ def silent(path: Path, seconds: float) -> ConnectError:
         f"connected, but no Welcome within {seconds:g} s; it is stopped or busy, "
         "or another program listens there",
     )
+
+
+def check_turned_away(path: Path, first_words: bytes) -> None:
+    """Raises ``ConnectError`` when the daemon does not let this client in."""
+    if first_words.startswith(TURNED_AWAY):
+        line = first_words.decode(errors="replace").splitlines()[0]
+        raise cannot_reach(path, f"it turned the connection away: {line}")
 
 
 def connect_failed(path: Path, error: OSError) -> ConnectError:
