@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from tallymark.backoff import Backoff
+from tallymark.conversation import Conversation
 from tallymark.delivery import Delivery
 from tallymark.errors import DeliveryError, FlushTimeout, RefusedError
 from tallymark.events import Usage
-from tallymark.protocol.messages import Ack, Publish, Skip
+from tallymark.protocol.messages import Ack, Goodbye, Publish, Refused, Skip
 from tallymark.settings import Settings
 from tests.fake_daemon import LIMITS, FakeDaemon, until
 
@@ -309,6 +311,111 @@ def test_a_refused_client_stops_for_good(
     first, last = caplog.messages
     assert first.endswith("refused this client: not you (wrong_project); nothing more is delivered")
     assert last.startswith("6 events were not delivered: 6 dropped because tallymarkd refused")
+
+
+def test_a_refusal_of_a_newer_daemon_is_as_final(daemon: FakeDaemon, make: Make) -> None:
+    daemon.refusal = "a_new_code"
+    delivery = make()
+    delivery.put(Usage())
+    with pytest.raises(RefusedError) as told:
+        delivery.flush(FLUSH_SECONDS)
+    assert told.value.code == "a_new_code"
+    assert len(daemon.hellos) == 1
+
+
+def test_the_last_word_is_read_after_a_write_that_failed(daemon: FakeDaemon, make: Make) -> None:
+    """The daemon closes in the midst of what the client is sending."""
+    daemon.last_word = Refused(code="fenced", message="another goes on")
+    delivery = make()
+    for _ in range(300):
+        delivery.put(Usage(attrs={"x": "y" * 60_000}))
+    with pytest.raises(RefusedError, match=r"another goes on \(fenced\)"):
+        delivery.flush(FLUSH_SECONDS)
+    assert len(daemon.hellos) == 1
+
+
+def test_the_last_word_is_there_before_a_write_fails(
+    daemon: FakeDaemon, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = make()
+    put(delivery, 1)
+    delivery.flush(FLUSH_SECONDS)
+
+    def fail(conversation: Conversation, _: object) -> None:
+        for each in list(daemon._connections):
+            each.send(Refused(code="fenced", message="another goes on"))
+        daemon.cut()
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(Conversation, "publish", fail)
+    put(delivery, 1, first=1)
+    with pytest.raises(RefusedError, match=r"another goes on \(fenced\)"):
+        delivery.flush(FLUSH_SECONDS)
+
+
+def test_being_turned_away_is_told_as_that(daemon: FakeDaemon, make: Make) -> None:
+    daemon.first_words = b"cannot serve uid 12345: this daemon serves uid 0\n"
+    delivery = make()
+    put(delivery, 1)
+    until(lambda: delivery.trouble)
+    with pytest.raises(FlushTimeout, match="turned the connection away: cannot serve uid 12345:"):
+        delivery.flush(0)
+
+
+def test_a_daemon_that_welcomes_and_takes_nothing_is_left_alone_for_longer(
+    daemon: FakeDaemon, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[float] = []
+    next_seconds = Backoff.next_seconds
+
+    def remember(backoff: Backoff) -> float:
+        lost.append(2.0**backoff._failures)
+        return next_seconds(backoff)
+
+    monkeypatch.setattr(Backoff, "next_seconds", remember)
+    daemon.last_word, daemon.acks = Goodbye(), False
+    delivery = make()
+    put(delivery, 1)
+    until(lambda: len(lost) >= 4)
+    assert lost[:4] == [1.0, 2.0, 4.0, 8.0]
+    daemon.last_word, daemon.acks = None, True
+    delivery.flush(FLUSH_SECONDS)
+
+
+def test_what_a_daemon_with_a_full_disk_does_not_take_is_spooled(
+    daemon: FakeDaemon, make: Make, tmp_path: Path
+) -> None:
+    """However short the pauses are that it asks for."""
+    daemon.nacks = [("disk_full", 0.02)] * 10_000
+    delivery = make(spool_dir=tmp_path / "spool", spool_after_seconds=0.1)
+    put(delivery, 5)
+    delivery.flush(FLUSH_SECONDS)
+    assert delivery.stats().spooled == 5
+    with daemon.changed:
+        daemon.nacks = []
+    put(delivery, 1, first=5)
+    daemon.wait(lambda: len(daemon.events) == 6)
+    assert ids(daemon) == numbers(6)
+
+
+def test_an_idle_client_spools_nothing_for_a_restart_long_ago(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spilled: list[int] = []
+    monkeypatch.setattr("tallymark.delivery.Spool.create", lambda *_: spilled.append(1))
+    clock = Clock()
+    path = tmp_path / "s.sock"
+    delivery = make(spool_dir=tmp_path / "spool", clock=clock, ack_timeout_seconds=3600)
+    with FakeDaemon(path):
+        put(delivery, 1)
+        delivery.flush(FLUSH_SECONDS)
+    until(lambda: delivery.trouble and delivery._intake.quiet)
+    clock.now += 60.0
+    with FakeDaemon(path, server_id="server-2") as daemon:
+        put(delivery, 1, first=1)
+        delivery.flush(FLUSH_SECONDS)
+        assert ids(daemon) == ["1"]
+    assert not spilled
 
 
 def test_the_window_bounds_what_is_in_flight(daemon: FakeDaemon, make: Make) -> None:

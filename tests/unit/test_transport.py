@@ -383,6 +383,21 @@ def test_a_thousand_wake_ups_are_one(poller: Poller) -> None:
     assert poller.wait(0) == 0
 
 
+def test_a_wake_up_that_was_interrupted_is_made_again(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def send(self, *_: object) -> int:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(poller, "_writer", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            poller.wake()
+    poller.wake()
+    assert poller.wait(10) == WOKEN
+
+
 def test_waking_after_the_end_does_nothing(poller: Poller) -> None:
     poller.close()
     poller.wake()
