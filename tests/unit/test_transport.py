@@ -127,16 +127,30 @@ def test_nobody_accepts(path: Path, listener: socket.socket) -> None:
     assert "connected, but no Welcome" in why([path])
 
 
-def test_a_full_backlog_is_tried_again_until_the_end(path: Path, listener: socket.socket) -> None:
+def fill(path: Path) -> list[Transport]:
+    """Take all the room there is for connections that nobody accepts."""
     waiting: list[Transport] = []
-
-    def fill() -> None:
+    with pytest.raises(ConnectError):
         while True:
             waiting.append(Transport.connect([path]))
+    return waiting
 
-    with pytest.raises(ConnectError):
-        fill()
+
+def test_a_full_backlog_is_tried_again_until_the_end(path: Path, listener: socket.socket) -> None:
+    waiting = fill(path)
     assert "connections waiting for it fill its queue; it is stopped or busy" in why([path])
+    for transport in waiting:
+        transport.close()
+
+
+def test_a_daemon_that_is_only_busy_is_not_passed_over_for_another(
+    path: Path, listener: socket.socket, tmp_path: Path
+) -> None:
+    waiting = fill(path)
+    with FakeDaemon(tmp_path / "system.sock") as other:
+        told = why([path, other.path])
+        assert not other.hellos
+    assert told.endswith("connections waiting for it fill its queue; it is stopped or busy")
     for transport in waiting:
         transport.close()
 
