@@ -29,10 +29,8 @@ from tallymark.protocol.messages import (
     Limits,
     Message,
     Nack,
-    NackCode,
     Publish,
     Query,
-    RefusalCode,
     Refused,
     Reply,
     Skip,
@@ -99,12 +97,14 @@ class FakeDaemon:
         self.acks = True
         self.reading = threading.Event()
         self.reading.set()
-        self.refusal: RefusalCode | None = None
-        self.nacks: list[tuple[NackCode, float]] = []
+        self.refusal: str | None = None
+        self.nacks: list[tuple[str, float]] = []
         """For the next batches, one after the other: code and retry_after_seconds."""
-        self.greeting_nack: tuple[NackCode, float] | None = None
+        self.greeting_nack: tuple[str, float] | None = None
         self.cuts_before_ack = 0
         """How many times the connection is cut after a batch is kept, before its Ack."""
+        self.last_word: Message | None = None
+        """Said, with the connection closed, when events come; the rest is not read."""
         self.answer: Callable[[Publish], Ack | None] = lambda publish: None
         self.first_words: bytes | None = None
         """Bytes of another program, sent on accept; empty closes at once."""
@@ -237,6 +237,9 @@ class _Conversation:
                         self._take(message)
                         daemon.changed.notify_all()
                     if self._was_cut:
+                        return
+                    if daemon.last_word is not None and isinstance(message, Publish):
+                        self.send(daemon.last_word)
                         return
         except ProtocolError as error:
             daemon.wrong.append(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import threading
 import zlib
@@ -14,7 +15,7 @@ import pytest
 
 from tallymark.adoption import DAMAGED_SUFFIX, Adopted, Adopter
 from tallymark.fs import OsFileSystem
-from tallymark.protocol.messages import Ack, Skip
+from tallymark.protocol.messages import Ack, Refused, Skip
 from tallymark.protocol.outbox import FrozenBatch, Outbox
 from tallymark.spool import Spool
 from tallymark.spool_header import FORMAT, MAGIC, RECORDS_OFFSET, SpoolHeader
@@ -180,6 +181,21 @@ def test_why_one_is_left_is_logged_once(
     found.run()
     found.run()
     assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (b"cannot serve uid 5: this daemon serves uid 0\n", "turned the connection away: cannot"),
+        (None, r"refused it: another goes on \(fenced\)"),
+    ],
+)
+def test_the_daemons_last_word_says_why(daemon: FakeDaemon, words: bytes | None, why: str) -> None:
+    daemon.first_words = words
+    daemon.last_word = Refused(code="fenced", message="another goes on")
+    leave(daemon, count=2000)
+    (told,) = adopt(daemon).left.values()
+    assert re.search(why, told)
 
 
 def test_what_the_daemon_rejected_of_it_is_counted(daemon: FakeDaemon) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tallymark.errors import DeliveryError
 from tallymark.intake import Intake, Waiter
 
@@ -80,6 +82,24 @@ def test_a_loss_is_news() -> None:
     assert not intake.news
     intake.put("b")
     assert intake.news
+
+
+@pytest.mark.parametrize("call", ["put", "enlist"])
+def test_an_interrupted_rousing_is_made_up_for(call: str) -> None:
+    told: list[bool] = []
+
+    def rouse() -> None:
+        told.append(len(told) != 0)
+        if not told[-1]:
+            raise KeyboardInterrupt
+
+    intake = Intake(10, rouse)
+    with pytest.raises(KeyboardInterrupt):
+        intake.put("a") if call == "put" else intake.enlist(Waiter(lambda: None))
+    assert told == [False, True]
+    # Who was roused may not have been: the next one does it again.
+    intake.put("b")
+    assert told == [False, True, True]
 
 
 def test_a_waiter_always_rouses() -> None:

@@ -208,6 +208,27 @@ def test_in_vain_with_a_daemon_that_was_stopped(tmp_path: Path) -> None:
             stopped.kill()
 
 
+@pytest.mark.parametrize("end", ["client.close()", "sys.exit()"])
+def test_a_signal_that_ends_the_wait_loses_nothing(daemon: FakeDaemon, end: str) -> None:
+    daemon.acks = False
+    done = run(
+        daemon.path,
+        EMIT_MANY
+        + f"""
+import signal, threading
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+def interrupt():
+    while not client._delivery.closed:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=interrupt, daemon=True).start()
+{end}
+""",
+        code=3 if "close" in end else 0,
+    )
+    assert "1000 events were not delivered: 1000 spooled in " in done.stderr
+
+
 # Forks.
 
 

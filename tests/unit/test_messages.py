@@ -84,10 +84,10 @@ def test_what_no_client_may_say_is_a_protocol_error(fields: dict[str, Any]) -> N
         {"type": "publish", "seq": 1, "count": 1, "events": []},
         {"type": "ack", "through_seq": -1},
         {"type": "ack", "through_seq": 1, "reasons": {"code": "many"}},
-        {"type": "nack", "code": "bored", "seq": 1, "message": ""},
+        {"type": "nack", "code": 5, "seq": 1, "message": ""},
         {"type": "nack", "code": "gap", "seq": 1, "message": "", "retry_after_seconds": 3601.0},
         {"type": "nack", "code": "gap", "seq": 1, "message": "", "retry_after_seconds": -1.0},
-        {"type": "refused", "code": "tired", "message": ""},
+        {"type": "refused", "code": 5, "message": ""},
         {"type": "welcome", "protocol": 1, "server_id": "s", "durable_seq": 0},
         {"type": "reply", "id": 1, "body": 5},
         {"type": "health_report", "id": 1, "status": "splendid"},
@@ -96,6 +96,13 @@ def test_what_no_client_may_say_is_a_protocol_error(fields: dict[str, Any]) -> N
 def test_what_no_daemon_may_say_is_a_protocol_error(fields: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="cannot understand a message of the daemon"):
         messages.decode_server(pack(**fields))
+
+
+@pytest.mark.parametrize("kind", ["nack", "refused"])
+def test_a_code_of_a_newer_daemon_is_understood(kind: str) -> None:
+    said = messages.decode_server(pack(type=kind, code="bored", seq=1, message="so it is"))
+    assert isinstance(said, messages.Nack | messages.Refused)
+    assert (said.code, said.message) == ("bored", "so it is")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from tallymark.conversation import Conversation
 from tallymark.events import Usage
 from tallymark.intake import Intake
 from tallymark.overflow import AWAKE_SECONDS, LOOK_SECONDS, SPILL_SECONDS, Overflow
+from tallymark.protocol.messages import Nack
 from tallymark.settings import Settings
 from tallymark.trouble import Trouble
 
@@ -103,7 +105,7 @@ def test_no_welcome_no_ack_or_a_long_hold(rig: Rig) -> None:
     rig.now = 101.0
     assert rig.look(stuck) == 1
     rig.now = 103.0
-    rig.trouble.hold(5.0, "disk full")
+    rig.trouble.hold(Path("s.sock"), Nack(code="disk_full", seq=1, message="full"))
     assert rig.look(stuck) == 1
     rig.now = 104.0
     assert rig.look(stuck) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import time
@@ -12,10 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from tallymark.backoff import Backoff
+from tallymark.conversation import Conversation
 from tallymark.delivery import Delivery
 from tallymark.errors import DeliveryError, FlushTimeout, RefusedError
 from tallymark.events import Usage
-from tallymark.protocol.messages import Ack, Publish, Skip
+from tallymark.protocol.messages import Ack, Goodbye, Publish, Refused, Skip
 from tallymark.settings import Settings
 from tallymark.transport.unreachable import NOT_LET_IN
 from tests.fake_daemon import LIMITS, FakeDaemon, until
@@ -47,6 +50,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     def make_one(
         *,
         sockets: list[Path] | None = None,
+        spool_dir: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         **settings: Any,
     ) -> Delivery:
@@ -55,6 +59,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             project="p",
             client="test",
             settings=Settings(**(PATIENT | settings)),
+            spool_dir=spool_dir,
             clock=clock,
         )
         made.append(delivery)
@@ -329,6 +334,111 @@ def test_a_refused_client_stops_for_good(
     assert last.startswith("6 events were not delivered: 6 dropped because tallymarkd refused")
 
 
+def test_a_refusal_of_a_newer_daemon_is_as_final(daemon: FakeDaemon, make: Make) -> None:
+    daemon.refusal = "a_new_code"
+    delivery = make()
+    delivery.put(Usage())
+    with pytest.raises(RefusedError) as told:
+        delivery.flush(FLUSH_SECONDS)
+    assert told.value.code == "a_new_code"
+    assert len(daemon.hellos) == 1
+
+
+def test_the_last_word_is_read_after_a_write_that_failed(daemon: FakeDaemon, make: Make) -> None:
+    """The daemon closes in the midst of what the client is sending."""
+    daemon.last_word = Refused(code="fenced", message="another goes on")
+    delivery = make()
+    for _ in range(300):
+        delivery.put(Usage(attrs={"x": "y" * 60_000}))
+    with pytest.raises(RefusedError, match=r"another goes on \(fenced\)"):
+        delivery.flush(FLUSH_SECONDS)
+    assert len(daemon.hellos) == 1
+
+
+def test_the_last_word_is_there_before_a_write_fails(
+    daemon: FakeDaemon, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = make()
+    put(delivery, 1)
+    delivery.flush(FLUSH_SECONDS)
+
+    def fail(conversation: Conversation, _: object) -> None:
+        for each in list(daemon._connections):
+            each.send(Refused(code="fenced", message="another goes on"))
+        daemon.cut()
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(Conversation, "publish", fail)
+    put(delivery, 1, first=1)
+    with pytest.raises(RefusedError, match=r"another goes on \(fenced\)"):
+        delivery.flush(FLUSH_SECONDS)
+
+
+def test_being_turned_away_is_told_as_that(daemon: FakeDaemon, make: Make) -> None:
+    daemon.first_words = b"cannot serve uid 12345: this daemon serves uid 0\n"
+    delivery = make()
+    put(delivery, 1)
+    until(lambda: delivery.trouble)
+    with pytest.raises(FlushTimeout, match="turned the connection away: cannot serve uid 12345:"):
+        delivery.flush(0)
+
+
+def test_a_daemon_that_welcomes_and_takes_nothing_is_left_alone_for_longer(
+    daemon: FakeDaemon, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[float] = []
+    next_seconds = Backoff.next_seconds
+
+    def remember(backoff: Backoff) -> float:
+        lost.append(2.0**backoff._failures)
+        return next_seconds(backoff)
+
+    monkeypatch.setattr(Backoff, "next_seconds", remember)
+    daemon.last_word, daemon.acks = Goodbye(), False
+    delivery = make()
+    put(delivery, 1)
+    until(lambda: len(lost) >= 4)
+    assert lost[:4] == [1.0, 2.0, 4.0, 8.0]
+    daemon.last_word, daemon.acks = None, True
+    delivery.flush(FLUSH_SECONDS)
+
+
+def test_what_a_daemon_with_a_full_disk_does_not_take_is_spooled(
+    daemon: FakeDaemon, make: Make, tmp_path: Path
+) -> None:
+    """However short the pauses are that it asks for."""
+    daemon.nacks = [("disk_full", 0.02)] * 10_000
+    delivery = make(spool_dir=tmp_path / "spool", spool_after_seconds=0.1)
+    put(delivery, 5)
+    delivery.flush(FLUSH_SECONDS)
+    assert delivery.stats().spooled == 5
+    with daemon.changed:
+        daemon.nacks = []
+    put(delivery, 1, first=5)
+    daemon.wait(lambda: len(daemon.events) == 6)
+    assert ids(daemon) == numbers(6)
+
+
+def test_an_idle_client_spools_nothing_for_a_restart_long_ago(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spilled: list[int] = []
+    monkeypatch.setattr("tallymark.delivery.Spool.create", lambda *_: spilled.append(1))
+    clock = Clock()
+    path = tmp_path / "s.sock"
+    delivery = make(spool_dir=tmp_path / "spool", clock=clock, ack_timeout_seconds=3600)
+    with FakeDaemon(path):
+        put(delivery, 1)
+        delivery.flush(FLUSH_SECONDS)
+    until(lambda: delivery.trouble and delivery._intake.quiet)
+    clock.now += 60.0
+    with FakeDaemon(path, server_id="server-2") as daemon:
+        put(delivery, 1, first=1)
+        delivery.flush(FLUSH_SECONDS)
+        assert ids(daemon) == ["1"]
+    assert not spilled
+
+
 def test_the_window_bounds_what_is_in_flight(daemon: FakeDaemon, make: Make) -> None:
     daemon.limits = msgspec.structs.replace(LIMITS, unacknowledged_bytes_max=2000)
     daemon.acks = False
@@ -492,3 +602,37 @@ def test_a_fault_of_the_sender_itself_is_counted_and_ends_it(
         delivery.flush(FLUSH_SECONDS)
     assert delivery.stats().dropped == {"failed": 3}
     assert "cannot deliver any more" in caplog.text
+
+
+def test_a_fault_of_the_sender_leaves_in_the_spool_what_it_had(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tallymark.sender.Transport.connect", fail)
+    delivery = make(spool_dir=tmp_path / "spool")
+    delivery.put(Usage())
+    until(lambda: delivery.failure)
+    assert (delivery.stats().spooled, delivery.stats().dropped) == (1, {})
+    assert len(list((tmp_path / "spool").glob("*.spool"))) == 1
+
+
+def test_a_moment_without_descriptors_is_no_end(
+    daemon: FakeDaemon, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    delivery = make()
+    put(delivery, 1)
+    delivery.flush(FLUSH_SECONDS)
+    daemon.cut()
+    until(lambda: delivery.trouble)
+    with monkeypatch.context() as patch:
+        patch.setattr("tallymark.transport.link.socket.socket", refuse)
+        put(delivery, 1, first=1)
+        until(lambda: "Too many open files" in delivery.trouble or delivery.failure)
+    put(delivery, 1, first=2)
+    delivery.flush(FLUSH_SECONDS)
+    assert ids(daemon) == numbers(3)

@@ -312,6 +312,17 @@ def test_only_what_nobody_is_beginning_and_can_be_nothing_else_is_removed() -> N
     remove_unfinished(fs, DIRECTORY / "nowhere")
 
 
+def test_a_second_spool_of_a_producer_is_refused_and_the_first_is_whole() -> None:
+    disk = MemoryFs()
+    first = create(disk)
+    first.append(batches(2), WIDE)
+    with pytest.raises(FileExistsError):
+        create(disk)
+    first.close()
+    assert disk.names(DIRECTORY) == [first.path.name]
+    assert read(adopted(disk)) == batches(2)
+
+
 def test_removed_it_is_gone_for_good() -> None:
     fs = MemoryFs()
     spool = create(fs)

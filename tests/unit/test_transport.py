@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 import time
@@ -103,6 +104,21 @@ def test_a_daemon_of_another_user_that_answers(daemon: FakeDaemon, path: Path) -
     assert why([path], 5).endswith(f"serves uid 0 and root; {NOT_LET_IN}")
 
 
+def no_descriptors(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_no_descriptor_left_for_a_connection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallymark.transport.link.socket.socket", no_descriptors)
+    with pytest.raises(ConnectError, match="Too many open files"):
+        Transport.connect([path])
+
+
+def test_no_descriptor_left_to_wait_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallymark.transport.poller.socket.socketpair", no_descriptors)
+    assert why([path]) == f"cannot reach tallymarkd at {path}: Too many open files"
+
+
 def test_each_of_several_sockets_is_told_of(tmp_path: Path) -> None:
     first, second = tmp_path / "1.sock", tmp_path / "2.sock"
     assert why([first, second]) == (
@@ -123,16 +139,30 @@ def test_nobody_accepts(path: Path, listener: socket.socket) -> None:
     assert "connected, but no Welcome" in why([path])
 
 
-def test_a_full_backlog_is_tried_again_until_the_end(path: Path, listener: socket.socket) -> None:
+def fill(path: Path) -> list[Transport]:
+    """Take all the room there is for connections that nobody accepts."""
     waiting: list[Transport] = []
-
-    def fill() -> None:
+    with pytest.raises(ConnectError):
         while True:
             waiting.append(Transport.connect([path]))
+    return waiting
 
-    with pytest.raises(ConnectError):
-        fill()
+
+def test_a_full_backlog_is_tried_again_until_the_end(path: Path, listener: socket.socket) -> None:
+    waiting = fill(path)
     assert "connections waiting for it fill its queue; it is stopped or busy" in why([path])
+    for transport in waiting:
+        transport.close()
+
+
+def test_a_daemon_that_is_only_busy_is_not_passed_over_for_another(
+    path: Path, listener: socket.socket, tmp_path: Path
+) -> None:
+    waiting = fill(path)
+    with FakeDaemon(tmp_path / "system.sock") as other:
+        told = why([path, other.path])
+        assert not other.hellos
+    assert told.endswith("connections waiting for it fill its queue; it is stopped or busy")
     for transport in waiting:
         transport.close()
 
@@ -377,6 +407,21 @@ def test_a_thousand_wake_ups_are_one(poller: Poller) -> None:
         poller.wake()
     poller.clear()
     assert poller.wait(0) == 0
+
+
+def test_a_wake_up_that_was_interrupted_is_made_again(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def send(self, *_: object) -> int:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(poller, "_writer", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            poller.wake()
+    poller.wake()
+    assert poller.wait(10) == WOKEN
 
 
 def test_waking_after_the_end_does_nothing(poller: Poller) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from tallymark._version import __version__
 from tallymark.client import Client
-from tallymark.delivery import ClientStats
 from tallymark.errors import (
     ConnectError,
     DamagedError,
@@ -34,6 +33,7 @@ from tallymark.errors import (
     UsageError,
 )
 from tallymark.events import Event, RunEnd, RunStart, SessionEnd, SessionStart, Usage
+from tallymark.figures import ClientStats
 from tallymark.runs import Run, current_run
 from tallymark.sessions import Session
 

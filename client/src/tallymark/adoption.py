@@ -205,6 +205,19 @@ class _Delivery:
         return meant
 
     def _converse(self, poller: Poller) -> None:
+        try:
+            self._exchange(poller)
+        except (BrokenPipeError, ConnectionResetError):
+            # The daemon's last word may still have to be read; it says more.
+            while said := self._talk.receive():
+                for message in said:
+                    self._handle(message)
+            raise
+        # In this order: a mark that is forgotten cannot keep its spool from counting again.
+        self._spool.remove()
+        self._talk.say_goodbye()
+
+    def _exchange(self, poller: Poller) -> None:
         header = self._spool.header
         self._talk.begin(producer=header.producer, project=header.project, client=self._client)
         heard = self._clock()
@@ -222,9 +235,6 @@ class _Delivery:
                 self._handle(message)
             if self._welcomed:
                 self._send()
-        # In this order: a mark that is forgotten cannot keep its spool from counting again.
-        self._spool.remove()
-        self._talk.say_goodbye()
 
     @property
     def _done(self) -> bool:

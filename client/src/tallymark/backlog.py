@@ -162,6 +162,16 @@ class Backlog:
         return bool(self._intake.queue) or self._outbox.newest_seq > self._spooled_seq
 
     @property
+    def all_spooled(self) -> bool:
+        """Whether everything that is left is in the spool, lost counts included."""
+        rest = self._unreported or self._intake.news or self._intake.queue
+        return (
+            self._own.spool is not None
+            and not rest
+            and self._outbox.newest_seq <= self._spooled_seq
+        )
+
+    @property
     def somebody_waits(self) -> bool:
         """Whether somebody would be let go if what there is were spooled."""
         return bool(self._waiting) or any(not each.durable for each in self._unnumbered)
@@ -195,6 +205,14 @@ class Backlog:
         self.spooled += events
         self._intake.settle(events)
         self._release()
+
+    def spill_rest(self) -> None:
+        """At the end, whatever brought it; a fault that did may be in here."""
+        try:
+            if not self.empty:
+                self.spill()
+        except Exception:
+            log.debug("cannot spool what is left", exc_info=True)
 
     def _refill(self, window_bytes: int) -> None:
         """Load from the spool what the window has room for."""

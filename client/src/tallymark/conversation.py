@@ -66,7 +66,10 @@ class Conversation:
         self.transport.send(frame(messages.encode(skip)))
 
     def receive(self) -> list[ServerMessage] | None:
-        """What the daemon said, perhaps nothing; None when it hung up."""
+        """What the daemon said, perhaps nothing; None when it hung up.
+
+        Raises ``ConnectError`` when it does not let this client in.
+        """
         data = self.transport.receive()
         if data is None:
             return []

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from tallymark import lifecycle
 from tallymark.adoption import Adopter
 from tallymark.errors import DeliveryError, FlushTimeout
+from tallymark.figures import ClientStats
 from tallymark.fs import OsFileSystem
 from tallymark.ids import event_ids, random_fraction, uuid7
 from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
@@ -33,29 +32,11 @@ JOIN_GRACE_SECONDS = 1.0
 """How much longer than its deadline the sender may take to end. It spools then, which
 waits for the disk; a busy one takes longer than anybody would be made to wait for a daemon."""
 
+GO_ON_SECONDS = 0.2
+"""How long the interpreter's end waits at most to go on with a ``close`` cut short."""
 
 ADOPTION_PAUSE_SECONDS = 60.0
 """How often at most a client looks for spools that were left behind."""
-
-
-class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of events since the client was made (in a forked child: since the fork).
-
-    Every event recorded is in one of ``queued``, ``unacknowledged``, ``spooled``,
-    ``acknowledged`` and ``dropped``. Of the acknowledged, ``duplicate`` were
-    known already and ``rejected`` (by code) refused. ``ignored`` counts calls
-    that were not understood, by what was wrong.
-    """
-
-    queued: int = 0
-    unacknowledged: int = 0
-    spooled: int = 0
-    sent: int = 0
-    acknowledged: int = 0
-    duplicate: int = 0
-    dropped: dict[str, int] = {}
-    rejected: dict[str, int] = {}
-    ignored: dict[str, int] = {}
 
 
 class Delivery:
@@ -104,8 +85,10 @@ class Delivery:
         self._sender = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close as well
+        self._said_last_words = False
         self._closed = False
+        self._finished = False
         self._start_failed = False
         self._adopter: Adopter | None = None
         self._adopt_at = 0.0
@@ -135,20 +118,31 @@ class Delivery:
         try:
             # Known before it runs: whoever finds it asleep must find it.
             self._sender = sender = self._make_sender()
-            thread = threading.Thread(target=sender.run, name="tallymark-sender", daemon=True)
+            self._thread = thread = threading.Thread(
+                target=sender.run, name="tallymark-sender", daemon=True
+            )
             thread.start()
         # No descriptors or threads left, or the interpreter is ending: the
         # events stay queued, and the next one, or close, tries again.
         except (OSError, RuntimeError) as error:
-            if self._sender is not None:
-                self._sender.forget_connection()
-            self._sender = None
-            self._intake.quiet = True
+            self._take_back_start()
             if not self._start_failed:
                 self._start_failed = True
                 log.warning("cannot start tallymark's sender: %s", error)
-            return
-        self._thread = thread
+        # A signal handler raised: whether there is a thread now, only the sender knows.
+        except BaseException:
+            self._take_back_start()
+            raise
+
+    def _take_back_start(self) -> None:
+        """Unless it runs. Never may there be two senders for one producer."""
+        sender = self._sender
+        if sender is not None:
+            if not sender.claim():
+                return
+            sender.forget_connection()
+        self._sender = self._thread = None
+        self._intake.quiet = True
 
     def _make_sender(self) -> Sender:
         return Sender(
@@ -277,7 +271,7 @@ class Delivery:
         )
 
     def _because(self) -> str:
-        return f": {self.trouble}" if self.trouble else ""
+        return self.trouble and f": {self.trouble}"
 
     # The end.
 
@@ -286,47 +280,67 @@ class Delivery:
 
         Waits ``timeout_seconds`` at most (None: ``exit_timeout_seconds``); what
         was not delivered by then is counted in one warning. Recording after it
-        drops. Closing again does nothing. Never raises on account of the daemon.
+        drops. Closing again does nothing, or goes on where an exception of a signal
+        handler cut the first short; in another thread it waits for the first. Never
+        raises on account of the daemon.
         """
-        if self._closed or not self._closing.acquire(blocking=False):
+        seconds = self._settings.exit_timeout_seconds
+        self._close(seconds if timeout_seconds is None else timeout_seconds)
+
+    def _close(self, seconds: float) -> None:
+        seconds = _bounded(seconds)
+        if not self._closing.acquire(timeout=_bounded(seconds + JOIN_GRACE_SECONDS)):
             return
-        self._last_words()
-        seconds = (
-            self._settings.exit_timeout_seconds if timeout_seconds is None else timeout_seconds
-        )
-        self._closed = True
-        self._intake.shut("closed")
-        self._hand_over(_bounded(seconds))
-        self._intake.over = True
-        self._report()
+        try:
+            if not self._finished:
+                self._say_last_words()
+                self._closed = True
+                self._intake.shut("closed")
+                self._hand_over(seconds)
+                self._finished = True
+                self._intake.over = True
+                self._report()
+        finally:
+            self._closing.release()
+
+    def _say_last_words(self) -> None:
+        if not self._said_last_words:
+            self._said_last_words = True
+            self._last_words()
 
     def retire(self) -> None:
-        """Deliver what is queued without waiting for it, then end the thread."""
+        """Deliver or spool what is queued without waiting for it, then end the thread."""
         if self._closed:
             return
-        self._last_words()
+        self._say_last_words()
         self._intake.shut("closed")
         if self._sender is not None:
-            self._sender.stop(self._clock() + threading.TIMEOUT_MAX)
+            self._sender.stop(float("inf"), retiring=True)
 
     def close_at_exit(self) -> None:
-        """As ``close``; for the interpreter's end."""
-        self.close()
+        """As ``close``, or the rest of one that was cut short; for the interpreter's end."""
+        seconds = self._settings.exit_timeout_seconds
+        self._close(min(seconds, GO_ON_SECONDS) if self._closed else seconds)
 
     def _hand_over(self, seconds: float) -> None:
         # Another thread may be starting the sender just now.
-        if self._starting.acquire(timeout=seconds):
-            self._starting.release()
+        starting = self._starting.acquire(timeout=_bounded(seconds + JOIN_GRACE_SECONDS))
+        try:
+            if self._sender is None and self._intake.queue:
+                self._sender = self._make_sender()
+        finally:
+            if starting:
+                self._starting.release()
+        if self._sender is None:
+            return
+        self._sender.stop(self._clock() + seconds)
         thread = self._thread
-        if self._sender is not None and thread is not None:
-            self._sender.stop(self._clock() + seconds)
-            thread.join(min(seconds + JOIN_GRACE_SECONDS, threading.TIMEOUT_MAX))
-        elif self._intake.queue:
-            # No thread could be started: this one does its work.
-            sender = self._make_sender()
-            self._sender = sender
-            sender.stop(self._clock() + seconds)
-            sender.run()
+        if thread is None or not thread.is_alive():
+            # No thread could be started: this one does its work, if that was not done.
+            self._sender.run()
+        # Not by the thread: Python takes one for ended whose join an exception cut short.
+        if self._sender.ended.wait(_bounded(seconds + JOIN_GRACE_SECONDS)) and thread is not None:
+            thread.join(JOIN_GRACE_SECONDS)
 
     def _report(self) -> None:
         pending = self._intake.pending

@@ -100,9 +100,19 @@ class Intake:
             return False
         queue.append(event)
         if self.quiet:
+            self._end_quiet()
+        return True
+
+    def _end_quiet(self) -> None:
+        try:
+            # In this order: a sender that was roused may be quiet again at once.
             self.quiet = False
             self._rouse()
-        return True
+        # A signal handler raised: perhaps nobody was roused, and once more does no harm.
+        except BaseException:
+            self.quiet = True
+            self._rouse()
+            raise
 
     def put_quietly(self, event: Any) -> bool:
         """As ``put``, but the sender is not roused: a waiter follows at once."""
@@ -115,8 +125,7 @@ class Intake:
     def enlist(self, waiter: Waiter) -> None:
         """Have the sender freeze all that is queued and tell when it is durable."""
         self.waiters.append(waiter)
-        self.quiet = False
-        self._rouse()
+        self._end_quiet()
         if self.over:
             self.dismiss()
 

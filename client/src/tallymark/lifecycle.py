@@ -49,8 +49,20 @@ _finalized: set[int] = set()
 
 
 def _close_all() -> None:
+    """An exception of a signal handler, in the midst of one, spares the others, and that
+    one is given a second try; then it goes on."""
+    failure: BaseException | None = None
+    again: list[Mortal] = []
     for mortal in list(_living):
+        try:
+            mortal.close_at_exit()
+        except BaseException as error:  # noqa: BLE001
+            failure = error
+            again.append(mortal)
+    for mortal in again:
         mortal.close_at_exit()
+    if failure is not None:
+        raise failure
 
 
 def _begin_again_in_child() -> None:

@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 import msgspec
 
 from tallymark import paths
-from tallymark.delivery import ClientStats, Delivery
+from tallymark.delivery import Delivery
 from tallymark.errors import DeliveryError, UsageError
 from tallymark.events import (
     ID_CHARS_MAX,
@@ -28,6 +28,7 @@ from tallymark.events import (
     SessionStatus,
     SessionType,
 )
+from tallymark.figures import ClientStats
 from tallymark.names import CLIENT_NAME
 from tallymark.paths import default_project, socket_candidates
 from tallymark.settings import Settings, check_name, is_disabled

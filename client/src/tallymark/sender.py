@@ -16,6 +16,7 @@ its loop takes the same steps in the same order, and only the wait blocks::
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -26,13 +27,14 @@ from tallymark.conversation import Conversation
 from tallymark.errors import ConnectError, DeliveryError, ProtocolError, RefusedError
 from tallymark.ids import random_fraction
 from tallymark.intake import Intake
+from tallymark.once import Once
 from tallymark.overflow import LOOK_SECONDS, Overflow
 from tallymark.protocol.messages import Ack, Goodbye, Nack, Refused, ServerMessage, Welcome
+from tallymark.resting import Rest
 from tallymark.settings import Settings
 from tallymark.spool import Spool
 from tallymark.transport import (
     READABLE,
-    WOKEN,
     Poller,
     Transport,
     broken,
@@ -44,7 +46,7 @@ from tallymark.trouble import Trouble
 log = logging.getLogger("tallymark")
 
 
-class Sender:
+class Sender(Once):
     """Delivers what is in an ``Intake``. ``run`` is the thread's whole life.
 
     ``wake`` and ``stop`` may be called from any thread, and ``trouble`` and
@@ -65,13 +67,15 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         random_fraction: Callable[[], float] = random_fraction,
     ) -> None:
-        """``make_spool`` begins a spool for a daemon, by its ``server_id``, from a seq on;
-        ``on_welcome`` is called whenever a daemon is ready."""
+        """``make_spool`` begins a spool, for a ``server_id``, from a seq on; ``on_welcome``
+        is called whenever a daemon is ready."""
+        super().__init__()
         self.backlog = Backlog(
             intake,
             settings.batch_events_max,
             None if make_spool is None else lambda seq: make_spool(self._server_id, seq),
             settings.spool_bytes_max,
+            clock,
         )
         self._intake = intake
         self._on_welcome = on_welcome
@@ -87,8 +91,9 @@ class Sender:
         self._refused = False
         self._tick_at = 0.0
         self._stop_by: float | None = None
+        self._retiring = False
         self._hurried = False
-        self._woken = False
+        self._rest = Rest(self._poller, intake, self._overflow)
 
     # For other threads.
 
@@ -101,8 +106,10 @@ class Sender:
         """Have the thread look for work at once."""
         self._poller.wake()
 
-    def stop(self, deadline: float) -> None:
-        """Deliver what there is and end, at the deadline at the latest."""
+    def stop(self, deadline: float, *, retiring: bool = False) -> None:
+        """Deliver what there is and end, at the deadline at the latest; ``retiring`` also
+        when it is spooled and cannot be delivered just now."""
+        self._retiring = retiring
         self._stop_by = deadline
         self._poller.wake()
 
@@ -115,7 +122,7 @@ class Sender:
 
     # The thread.
 
-    def run(self) -> None:
+    def _work(self) -> None:
         """Deliver until stopped or refused."""
         try:
             while self._turn():
@@ -123,9 +130,13 @@ class Sender:
         # Whatever it is, the agent must go on; what is lost is counted.
         except Exception as error:
             log.exception("cannot deliver any more: tallymark's sender failed")
+            self.backlog.spill_rest()
             self._intake.failure = DeliveryError(f"cannot deliver: the sender failed: {error}")
             self.backlog.abandon("failed")
         finally:
+            # Without a thread of its own, an exception of a signal handler comes by here.
+            if self._intake.failure is None:
+                self.backlog.spill_rest()
             self._end()
 
     def _turn(self) -> bool:
@@ -141,8 +152,9 @@ class Sender:
             self._check(now)
             self._overflow.spill(now, self._talk)
             seconds = self._pause()
-        self._clear_wakes()
-        self._take_in(self._sleep() if seconds is None else self._wait(seconds))
+        self._rest.clear_wakes()
+        if not self._refused:
+            self._take_in(self._wait(seconds))
         return not self._refused
 
     @property
@@ -159,21 +171,19 @@ class Sender:
         if not self._hurried:
             self._hurried = True
             self._trouble.hurry()
+        if self._retiring and self._talk is None and self.backlog.all_spooled:
+            return True
         return self.backlog.empty or now >= stop_by
 
     def _end(self) -> None:
         """Say Goodbye when nothing is left, close, and let everybody go."""
         talk = self._talk
-        if not self.backlog.empty:
-            self.backlog.spill()
         if talk is not None:
             if not self.backlog.empty and not self.trouble:
                 self._trouble.text = f"tallymarkd at {talk.path} has not acknowledged them in time"
             if talk.open and self.backlog.may_be_forgotten:
-                try:
+                with contextlib.suppress(OSError):
                     talk.say_goodbye()
-                except OSError as error:
-                    log.debug("tallymarkd was gone before the Goodbye: %s", error)
             talk.transport.close()
         self._intake.over = True
         self._intake.quiet = False
@@ -207,7 +217,7 @@ class Sender:
         try:
             talk.begin(**self._names)
         except OSError as error:
-            self._lose(broken(talk.path, error))
+            self._broken(talk, error)
 
     def _push(self, now: float) -> None:
         talk = self._talk
@@ -224,7 +234,7 @@ class Sender:
         try:
             talk.publish(self.backlog)
         except OSError as error:
-            self._lose(broken(talk.path, error))
+            self._broken(talk, error)
 
     def _check(self, now: float) -> None:
         talk = self._talk
@@ -241,35 +251,15 @@ class Sender:
 
     # Wait, take in.
 
-    def _wait(self, seconds: float) -> int:
-        if self._talk is None and not self._intake.queue:
-            if not self._overflow.keeps_awake:
-                return self._doze(seconds)
-            seconds = min(seconds, LOOK_SECONDS)
-        # A waiter that came after the last look may have found a wake-up already given.
-        return self._poller.wait(0.0 if self._intake.waiters else seconds)
-
-    def _sleep(self) -> int:
-        """Wait until woken."""
-        found = self._doze(None)
+    def _wait(self, seconds: float | None) -> int:
+        if seconds is not None:
+            return self._rest.wait(seconds, connected=self._talk is not None)
+        if self._at_rest:
+            # What went wrong before is no trouble of what will be recorded.
+            self._trouble.progress()
+        found = self._rest.sleep(lambda: not self._at_rest)
         self._tick_at = self._clock() + self._settings.linger_seconds
         return found
-
-    def _doze(self, seconds: float | None) -> int:
-        """Recording threads wake a sender that is quiet, and no other."""
-        intake = self._intake
-        intake.quiet = True
-        # What came just before this saw a sender that was awake.
-        busy = not self._at_rest if seconds is None else bool(intake.queue or intake.waiters)
-        found = self._poller.wait(0.0 if busy else seconds)
-        intake.quiet = False
-        return found
-
-    def _clear_wakes(self) -> None:
-        """After the work they were for: somebody may be waiting for that."""
-        if self._woken:
-            self._woken = False
-            self._poller.clear()
 
     def _pause(self) -> float | None:
         """Seconds until something must be done; None when only others can bring work."""
@@ -289,9 +279,7 @@ class Sender:
             due = min(self._tick_at, self._clock() + LOOK_SECONDS)
             if self.backlog.in_flight:
                 due = min(due, talk.ack_by)
-        due = min(due, self._overflow.due(talk))
-        if self._stop_by is not None:
-            due = min(due, self._stop_by)
+        due = min(due, self._overflow.due(talk), due if self._stop_by is None else self._stop_by)
         return max(0.0, due - self._clock())
 
     def _more_to_freeze(self, talk: Conversation) -> bool:
@@ -300,24 +288,36 @@ class Sender:
 
     def _take_in(self, found: int) -> None:
         talk = self._talk
-        if talk is not None:
-            try:
-                if talk.transport.unsent:
-                    talk.transport.resume()
-                if found & READABLE:
-                    self._receive(talk)
-            except (ConnectError, ProtocolError, OSError) as error:
-                self._lose(broken(talk.path, error))
-        if found & WOKEN:
-            self._woken = True
-
-    def _receive(self, talk: Conversation) -> None:
-        said = talk.receive()
-        if said is None:
-            self._lose("it closed the connection; it is stopping, or another program is there")
+        if talk is None:
             return
-        for message in said:
-            self._handle(talk, message)
+        try:
+            talk.transport.resume()
+            if found & READABLE:
+                self._receive(talk)
+        except OSError as error:
+            self._broken(talk, error)
+
+    def _receive(self, talk: Conversation) -> bool:
+        """Whether there may be more to hear. Raises ``OSError``."""
+        try:
+            said = talk.receive()
+            for message in said or ():
+                self._handle(talk, message)
+        except (ConnectError, ProtocolError) as error:
+            self._lose(broken(talk.path, error))
+        else:
+            if said is None:
+                self._lose("it closed the connection; it is stopping, or another program is there")
+            return bool(said) and self._talk is not None and not self._refused
+        return False
+
+    def _broken(self, talk: Conversation, error: OSError) -> None:
+        # Its last word may still have to be read.
+        with contextlib.suppress(OSError):
+            while self._receive(talk):
+                pass
+        if not self._refused:
+            self._lose(broken(talk.path, error))
 
     # What the daemon says.
 
@@ -325,6 +325,7 @@ class Sender:
         match message:
             case Ack():
                 if self.backlog.acknowledge(message):
+                    self._trouble.progress()
                     talk.ack_by = self._clock() + self._settings.ack_timeout_seconds
             case Welcome():
                 self._welcome(talk, message)
@@ -351,7 +352,9 @@ class Sender:
         # Once spoken to, a daemon's socket is the only one: its marks are there.
         self._paths = [talk.path]
         self._server_id = welcome.server_id
-        self._trouble.over()
+        self._trouble.welcomed()
+        if welcome.durable_seq >= first_seq:
+            self._trouble.progress()
         self._on_welcome()
 
     def _step_over(self, talk: Conversation, welcome: Welcome, first_seq: int) -> None:
@@ -362,16 +365,14 @@ class Sender:
         talk.step_over(*seqs)
 
     def _nacked(self, talk: Conversation, nack: Nack) -> None:
-        cause = f"{nack.message} ({nack.code})"
         if not talk.open:
-            self._lose(f"it is not ready: {cause}")
+            self._lose(f"it is not ready: {nack.message} ({nack.code})")
             self._trouble.not_before(nack.retry_after_seconds)
             return
         # The outbox goes back only when the time is over: acknowledgements of
         # what came before the refused batch may still be on their way.
         talk.transport.retract()
-        text = f"tallymarkd at {talk.path} takes no events now: {cause}"
-        self._trouble.hold(nack.retry_after_seconds, text)
+        self._trouble.hold(talk.path, nack)
 
     def _refuse(self, talk: Conversation, refused: Refused) -> None:
         self._refused = True

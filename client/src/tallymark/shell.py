@@ -6,9 +6,9 @@ import os
 import weakref
 from typing import Any
 
-from tallymark.delivery import ClientStats
 from tallymark.errors import ConnectError
 from tallymark.events import SessionType
+from tallymark.figures import ClientStats
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
 from tallymark.sessions import Session

@@ -95,7 +95,7 @@ class Spool:
         """A new spool, locked, whose name and header are durable.
 
         Raises ``SpoolFull`` when there is no room, ``StorageError`` for a header that
-        no reader would take, and ``OSError``.
+        no reader would take, and ``OSError``, also when this producer has a spool.
         """
         header = replace(header, salt=random_bytes(8), created_ns=clock_ns())
         head = encode_header(header)
@@ -105,15 +105,20 @@ class Spool:
             fs.mkdir(directory)
             remove_unfinished(fs, directory)
             fd = fs.lock(temporary)
+            made = [temporary]
             try:
+                # Under the lock that every other maker would have to have.
+                if fs.exists(path):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+                made.append(path)
                 fs.write(fd, head, 0)
                 fs.sync(fd)
                 fs.replace(temporary, path)
                 fs.sync_dir(directory)
             except OSError:
                 # Nobody may find it, empty, and retire a producer that lives.
-                fs.unlink(temporary)
-                fs.unlink(path)
+                for each in made:
+                    fs.unlink(each)
                 fs.close(fd)
                 raise
         except OSError as error:

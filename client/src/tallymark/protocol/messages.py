@@ -31,12 +31,14 @@ BatchCount = Annotated[int, Meta(ge=1, le=BATCH_EVENTS_MAX)]
 Name = Annotated[str, Meta(max_length=512)]
 
 NackCode = Literal["disk_full", "overloaded", "gap", "warming_up"]
-"""Transient refusals: the outcome is unknown, send the same again later."""
+"""Transient refusals: the outcome is unknown, send the same again later. A newer daemon
+may have others, which mean the same to a client."""
 
 RefusalCode = Literal[
     "unsupported_protocol", "wrong_user", "wrong_project", "protocol_error", "fenced"
 ]
-"""Permanent refusals of a conversation; it is closed after one."""
+"""Permanent refusals of a conversation; it is closed after one. A newer daemon may have
+others, which are as final."""
 
 HealthStatus = Literal["ok", "degraded", "failing"]
 
@@ -133,7 +135,7 @@ class Ack(Message, tag="ack"):
 class Nack(Message, tag="nack"):
     """Not now: go back to ``seq`` and send it and what follows again later."""
 
-    code: NackCode
+    code: Name
     seq: Count
     message: str
     retry_after_seconds: Annotated[float, Meta(ge=0, le=3600)] = 1.0
@@ -142,7 +144,7 @@ class Nack(Message, tag="nack"):
 class Refused(Message, tag="refused"):
     """The conversation is refused for good and is closed after this."""
 
-    code: RefusalCode
+    code: Name
     message: str
 
 

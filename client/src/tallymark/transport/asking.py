@@ -30,7 +30,13 @@ from tallymark.protocol.messages import (
 )
 from tallymark.transport.link import Transport
 from tallymark.transport.poller import Poller
-from tallymark.transport.unreachable import NOT_TALLYMARK, cannot_reach, silent, turned_away
+from tallymark.transport.unreachable import (
+    NOT_TALLYMARK,
+    cannot_reach,
+    connect_failed,
+    silent,
+    turned_away,
+)
 
 CONNECT_RETRY_SECONDS: Final = 0.01
 
@@ -80,7 +86,10 @@ class Asking:
         self._bodies: dict[int, list[bytes]] = {}
         self._answers: dict[int, Answer] = {}
         self._asked = {question.id for question in questions}
-        self._poller = Poller()
+        try:
+            self._poller = Poller()
+        except OSError as error:
+            raise connect_failed(paths[0], error) from error
         try:
             self._transport = self._connect(paths)
         except BaseException:

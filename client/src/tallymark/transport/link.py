@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections import deque
@@ -23,6 +24,9 @@ seldom where the threads of an agent compute, and the daemon is to have work mea
 PIECES_MAX: Final = 64
 """Most pieces in one system call; each system has a limit, none lower."""
 
+PASSING: Final = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What says nothing about whether a daemon is there."""
+
 # An agent may have given SIGPIPE its default back: a daemon's end must not kill it.
 SEND_FLAGS: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
 _SO_NOSIGPIPE_DARWIN: Final = 0x1022
@@ -41,7 +45,9 @@ class Transport:
     def connect(cls, paths: Sequence[Path]) -> Transport:
         """Connect to the first socket somebody listens at. Never waits.
 
-        Raises ``ConnectError``; when there are several paths it tells of each.
+        A daemon that is only busy, or a process without descriptors, is a failure: who
+        went on to the next socket would stay with another daemon. Raises ``ConnectError``;
+        when there are several paths it tells of each.
         A connection alone means nothing: a stopped daemon has it too.
         """
         failures: list[ConnectError] = []
@@ -49,6 +55,9 @@ class Transport:
             try:
                 return cls(_open(path), path)
             except ConnectError as failure:
+                cause = failure.__cause__
+                if isinstance(cause, OSError) and cause.errno in PASSING:
+                    raise
                 failures.append(failure)
         raise join(failures)
 
@@ -121,7 +130,11 @@ def _open(path: Path) -> socket.socket:
         check_socket_path(path)
     except PathError as error:
         raise ConnectError(f"cannot reach tallymarkd: {error}") from None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # No descriptors left, for the moment: as little final as a daemon that is away.
+    except OSError as error:
+        raise connect_failed(path, error) from error
     try:
         sock.setblocking(False)
         if sys.platform == "darwin":

@@ -41,10 +41,17 @@ class Poller:
         """End a wait that is going on, or the next one."""
         if self._woken:
             return
-        self._woken = True
-        # Full: it will wake anyway. Closed: nobody waits any more.
-        with contextlib.suppress(OSError):
+        try:
+            # In this order: after it, ``clear`` may take it back before it was said.
+            self._woken = True
             self._writer.send(b"\0", SEND_FLAGS)
+        except OSError:
+            # Full: it will wake anyway. Closed: nobody waits any more.
+            pass
+        except BaseException:
+            # A signal handler raised: perhaps nothing was sent, and once more does no harm.
+            self._woken = False
+            raise
 
     def watch(self, transport: Transport | None) -> None:
         """Wait for this connection from now on, and for no other."""

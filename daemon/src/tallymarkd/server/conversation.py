@@ -130,7 +130,7 @@ class Conversation(asyncio.Protocol):
         try:
             self._producer = self._desk.engine.open(hello, self._uid, self, self._welcome)
         except RefusedError as error:
-            self._refuse(Refused(code=error.code, message=str(error)))  # type: ignore[arg-type]  # the engine raises only codes of the protocol
+            self._refuse(Refused(code=error.code, message=str(error)))
         except TransientError as error:
             self._send(error.nack)
             self._close()
