@@ -12,6 +12,7 @@ from tests.daemon import wait_for
 from tests.stored_ids import ids_in_journal
 from tests.systemd.installed import install
 from tests.systemd.machine import Machine
+from tests.systemd.programs import PYTHON
 from tests.systemd.services import SERVICE, SOCKET, Service
 
 WHO = "carol"
@@ -80,6 +81,32 @@ def test_an_event_arrives_and_uninstalling_leaves_nothing_but_the_data(
     assert ids_in_journal(home / DATA) == ["from-home"]
     assert machine.run("systemctl", "--user", "show", "--property=LoadState", "--value",
                        SOCKET, user=WHO).stdout.strip() == "not-found"  # fmt: skip
+
+
+@pytest.fixture
+def without_namespaces(machine: Machine) -> Iterator[str]:
+    """A user whose own manager, and all that it starts, gets no namespaces."""
+    machine.run("useradd", "--create-home", "--shell", "/bin/sh", "dan")
+    drop_ins = f"/run/systemd/system/user@{machine.uid('dan')}.service.d"
+    machine.run("mkdir", "-p", drop_ins)
+    machine.run("tee", f"{drop_ins}/none.conf", stdin="[Service]\nRestrictNamespaces=yes\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.add_user("dan")
+    yield "dan"
+    machine.run("loginctl", "disable-linger", "dan")
+    machine.run("systemctl", "stop", f"user@{machine.uid('dan')}.service")
+    machine.run("rm", "-r", drop_ins)
+
+
+def test_without_namespaces_it_starts_without_its_sandbox(
+    machine: Machine, without_namespaces: str
+) -> None:
+    tallymark = str(PYTHON.parent / "tallymark")
+    done = machine.run(tallymark, "service", "install", user=without_namespaces)
+    assert "gives its users' services no namespaces" in done.stderr
+    assert "health ok" in done.stdout
+    status = machine.run(tallymark, "service", "status", user=without_namespaces)
+    assert "daemon     running" in status.stdout
 
 
 def test_the_services_units_and_nothing_else_go(installed: Service) -> None:

@@ -94,19 +94,23 @@ def user_units(
         "environment": f"Environment={environment}\n" if environment else "",
     }
     values["sandbox"] = _fill("user-sandbox.conf", values) if sandbox else ""
-    return {name: _fill(f"user-{name}", values) for name in (SOCKET, SERVICE)}
+    return _units("user", values)
 
 
 def sandbox_settings() -> list[str]:
     """The assignments of a user unit that need namespaces, less those with paths in them."""
     lines = _fill("user-sandbox.conf", {"writable": ""}).splitlines()
-    return [line for line in lines if "=" in line and line[0] != "#" and line[-1] != "="]
+    return [line for line in lines if "=" in line and not line.startswith(("#", "ReadWritePaths="))]
 
 
 def system_units(*, daemon: str, socket: str) -> dict[str, str]:
     """Name and text of the units of the system's service."""
-    values = {"daemon": daemon, "socket": socket}
-    return {name: _fill(f"system-{name}", values) for name in (SOCKET, SERVICE)}
+    return _units("system", {"daemon": daemon, "socket": socket})
+
+
+def _units(kind: str, values: Mapping[str, str]) -> dict[str, str]:
+    values = {**values, "shared": _fill("shared-service.conf", values)}
+    return {name: _fill(f"{kind}-{name}", values) for name in (SOCKET, SERVICE)}
 
 
 def sysusers() -> str:
