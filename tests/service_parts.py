@@ -19,6 +19,8 @@ class FakeManager:
     """Answers ``systemctl``, ``loginctl`` and ``launchctl`` as if it were the real one.
 
     ``fails`` has the beginning of a command, and what it says when it fails.
+    ``sandbox_status`` is how a service in the sandbox ends; that of a service that
+    systemd could not give its namespaces to is 226.
     """
 
     def __init__(self, tmp_path: Path) -> None:
@@ -32,6 +34,7 @@ class FakeManager:
         self.result = {SOCKET: "success", SERVICE: "success"}
         self.enabled = False
         self.lingers = "yes"
+        self.sandbox_status = "0"
         self.unit_path = f"{self.home}/.config/systemd/user /usr/lib/systemd/user"
         self.loaded = False
         self.prints_left = 0
@@ -48,6 +51,7 @@ class FakeManager:
             "systemctl show",
             "loginctl",
             "systemd-run",
+            "systemctl --user reset-failed tallymark-tries",
             "launchctl p",
         )
         return [command for command in self.commands if not command.startswith(looks)]
@@ -63,10 +67,14 @@ class FakeManager:
             return self._systemctl(words)
         if command[0] == "launchctl":
             return self._launchctl(words)
+        if command[0] == "systemd-run" and self.sandbox_status != "0":
+            return Ran(1, err="Job failed\n")
         return Ran(0, out=f"{self.lingers}\n" if command[0] == "loginctl" else "")
 
     def _systemctl(self, words: list[str]) -> Ran:
         units = [word for word in words if word in self.state]
+        if words[0] == "show" and "tries-its-sandbox" in words[-1]:
+            return Ran(0, out=f"{self.sandbox_status}\n")
         if words[0] == "show":
             return Ran(0, out=self._show(units[0]) if units else f"UnitPath={self.unit_path}\n")
         if words[0] == "enable":

@@ -30,13 +30,17 @@ def commands(machine: Machine) -> Path:
     return install(machine, machine.home(WHO) / "agents" / "venv", user=WHO)
 
 
-@pytest.fixture(params=["login", "cron"])
+@pytest.fixture(params=["login", "cron", "su"])
 def surroundings(machine: Machine, request: pytest.FixtureRequest) -> Mapping[str, str]:
-    """What is around her commands: after a login, and in a job of cron's."""
+    """What is around her commands: after a login, in a job of cron's, and after su from a
+    session whose bus is not that of her manager."""
     found = machine.environment(WHO)
     if request.param == "cron":
         found = {name: found[name] for name in ("HOME", "LOGNAME", "SHELL")}
         found["PATH"] = CRON_PATH
+    if request.param == "su":
+        found["XDG_RUNTIME_DIR"] = "/run/user/0"
+        found["DBUS_SESSION_BUS_ADDRESS"] = "unix:path=/run/user/0/bus"
     return found
 
 
@@ -73,6 +77,8 @@ def test_an_event_arrives_and_uninstalling_leaves_nothing_but_the_data(
 
     before = tree(home)
     tallymark("service", "install")
+    unit = home / ".config/systemd/user" / SERVICE
+    assert "\nPrivateUsers=yes\n" in unit.read_text()
     sentence = ("emit", "--type", "run.end", "--agent", "job", "--status", "success")
     tallymark(*sentence, "--event-id", "from-home", "--project", "p")
     assert "from-home" in tallymark("dump", "--project", "p")

@@ -14,7 +14,7 @@ from tests.tallymark_command import Tallymark
 @pytest.fixture
 def fake(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> FakeManager:
     made = FakeManager(tmp_path_factory.mktemp("m"))
-    made.fails["systemd-run"] = Ran(217)
+    made.sandbox_status = "226"
 
     def machine(env: dict[str, str], ask: object) -> Machine:
         given = {name: env[name] for name in ("TALLYMARK_STATE_DIR", "HOME") if name in env}

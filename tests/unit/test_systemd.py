@@ -72,7 +72,7 @@ def test_units_go_where_the_manager_looks(fake: FakeManager) -> None:
 
 
 def test_where_there_are_no_namespaces_the_unit_asks_for_none(fake: FakeManager) -> None:
-    fake.fails["systemd-run"] = Ran(217)
+    fake.sandbox_status = "226"
     manager = user(fake)
     files = manager.files()
     (tried,) = [line for line in fake.commands if line.startswith("systemd-run")]
@@ -89,12 +89,29 @@ def test_where_there_are_no_namespaces_the_unit_asks_for_none(fake: FakeManager)
     assert not [line for line in fake.commands if line.startswith("systemd-run")]
 
 
+@pytest.mark.parametrize("status", ["217", "218", "225", "226"])
+def test_what_systemd_says_of_a_service_that_gets_no_namespaces(
+    fake: FakeManager, status: str
+) -> None:
+    fake.sandbox_status = status
+    service = user(fake).files()[user(fake).paths()[1]]
+    assert "PrivateUsers=" not in service
+
+
+@pytest.mark.parametrize("status", ["0", "1", "203", ""])
+def test_what_fails_otherwise_says_nothing_of_namespaces(fake: FakeManager, status: str) -> None:
+    fake.fails["systemd-run"] = Ran(1, err="Failed to connect to bus\n")
+    fake.sandbox_status = status
+    with pytest.raises(ServiceError, match="cannot see whether .*: Failed to connect to bus;"):
+        user(fake).files()
+
+
 def test_a_sandbox_hides_tmp(fake: FakeManager, tmp_path: Path) -> None:
     with pytest.raises(PathError, match="cannot have tallymarkd in"):
         user(fake, installation(tmp_path)).files()
     with pytest.raises(PathError, match="cannot have the state directory in /tmp/s"):
         user(fake, TALLYMARK_STATE_DIR="/tmp/s").files()
-    fake.fails["systemd-run"] = Ran(217)
+    fake.sandbox_status = "226"
     assert user(fake, TALLYMARK_STATE_DIR="/tmp/s").files()
 
 

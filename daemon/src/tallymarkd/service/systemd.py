@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tallymark.errors import UsageError
 from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
-from tallymarkd.service import installation, render, unit_files
+from tallymarkd.service import installation, namespaces, render, unit_files
 from tallymarkd.service.machine import ServiceError
 from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
 from tallymarkd.service.render import SERVICE, SOCKET, SYSUSERS
@@ -124,7 +124,7 @@ class UserSystemd(_Systemd):
         return [self._directory() / name for name in (SOCKET, SERVICE)]
 
     def files(self) -> Mapping[Path, str]:
-        sandbox = self._namespaces_work()
+        sandbox = namespaces.work(self._machine, self._systemctl)
         if sandbox:
             installation.check_for_sandbox(self._installed.daemon, "tallymarkd")
             installation.check_for_sandbox(self._places.state_dir, "the state directory")
@@ -156,12 +156,6 @@ class UserSystemd(_Systemd):
             sandbox=sandbox,
         )
         return {directory / name: text for name, text in texts.items()}
-
-    def _namespaces_work(self) -> bool:
-        """Whether this user's services can have namespaces, seen by starting one."""
-        wanted = [f"--property={line}" for line in render.sandbox_settings()]
-        command = ("systemd-run", "--user", "--wait", "--collect", "--quiet", *wanted, "true")
-        return self._machine.run(command).code == 0
 
     def after_removing(self) -> list[Step]:
         folder = self._directory()
