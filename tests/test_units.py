@@ -120,6 +120,12 @@ def test_hardening(tmp_path: Path, kind: str, threshold: int) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("kind", ["user", "system"])
+def test_what_every_psutil_reads_is_not_hidden(tmp_path: Path, kind: str) -> None:
+    """7.0 and older cannot be imported without /proc/stat, and the daemon takes those."""
+    assert "\nProcSubset=pid\n" not in units(kind, tmp_path)[render.SERVICE]
+
+
 def test_without_its_sandbox_a_user_unit_is_told_to_be_exposed(tmp_path: Path) -> None:
     texts = units("user", tmp_path, sandbox=False)
     assert "PrivateUsers" not in texts[render.SERVICE]
