@@ -223,9 +223,25 @@ def test_the_installed_socket_tells_where_the_state_is(fake: FakeManager) -> Non
     assert manager.state_dir() == Path("/data/tallymark")
     path = manager.paths()[0]
     path.parent.mkdir(parents=True)
-    path.write_text(f"[Socket]\nListenStream={render.literal('/100% x/run/tallymark.sock')}\n")
+    listen = f"ListenStream={render.literal('/100% x/run/tallymark.sock')}"
+    path.write_text(f"[Socket]\n{listen}\n")
+    assert manager.state_dir() == Path("/data/tallymark"), "it is not ours"
+    path.write_text(f"# {render.marker()}\n[Socket]\n{listen}\n")
     assert manager.socket() == Path("/100% x/run/tallymark.sock")
     assert manager.state_dir() == Path("/100% x")
+
+
+def test_what_is_installed_is_found_where_units_may_be(fake: FakeManager) -> None:
+    assert user(fake).kept() is None
+    for path, text in user(fake).files().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    fake.commands.clear()
+    kept = user(fake, XDG_CONFIG_HOME="/conf").kept()
+    assert kept is not None
+    assert kept.state_dir == Path("/data/tallymark")
+    assert fake.commands == []
+    assert system(fake).kept() is None
 
 
 def test_lines(fake: FakeManager) -> None:

@@ -14,6 +14,7 @@ from tallymarkd.config import load_settings
 from tallymarkd.core.layout import Layout
 from tallymarkd.service import unit_files
 from tallymarkd.service.installation import Installation
+from tallymarkd.service.kept import Kept
 from tallymarkd.service.launchctl import Launchd
 from tallymarkd.service.machine import Machine, Ran, ServiceError
 from tallymarkd.service.managers import Condition, Manager, failed, perform
@@ -24,16 +25,30 @@ Tell = Callable[[str, str], None]
 """Takes a word for what was done, and what it was done to."""
 
 
-def places_for(machine: Machine, *, system: bool, state_dir: Path | None) -> Places:
+def places_for(
+    machine: Machine, *, system: bool, state_dir: Path | None, kept: Kept | None = None
+) -> Places:
     """Where the service has its files. Raises ``UsageError`` for what cannot be."""
     if not system:
-        return user_places(machine, state_dir)
+        return user_places(machine, state_dir, kept)
     if state_dir is not None:
         raise UsageError(
             "cannot use --state-dir with --system: the system's service keeps its state in "
             "/var/lib/tallymark"
         )
     return system_places()
+
+
+def find(
+    machine: Machine, fs: FileSystem, installed: Installation, *, system: bool,
+    state_dir: Path | None,
+) -> tuple[Places, Manager]:  # fmt: skip
+    """The manager, and where the service has its files: where an installed one has them,
+    if nothing else is said. Raises ``UsageError``, ``ServiceError``, ``PathError``."""
+    # What is installed is found wherever its places are.
+    kept = manager_for(machine, fs, installed, system_places(), system=system).kept()
+    places = places_for(machine, system=system, state_dir=state_dir, kept=kept)
+    return places, manager_for(machine, fs, installed, places, system=system)
 
 
 def manager_for(

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tallymark.fs import FileSystem
 from tallymarkd.service.installation import Installation
+from tallymarkd.service.kept import Kept
 from tallymarkd.service.machine import Machine, Ran, ServiceError
 from tallymarkd.service.places import Places
 
@@ -83,6 +84,9 @@ class Manager(Protocol):
 
     def paths(self) -> Sequence[Path]:
         """Where those files stand."""
+
+    def kept(self) -> Kept | None:
+        """The places of the installed service, if one of ours is; no manager is asked."""
 
     def socket(self) -> Path:
         """Where the installed service listens, else where it would."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tallymark import paths
 from tallymarkd.config import CONFIG_VARIABLE, SETTINGS
+from tallymarkd.service.kept import CONFIG_HOME, Kept
 from tallymarkd.service.machine import Machine
 
-TAKEN = {"TALLYMARK_STATE_DIR", "TALLYMARK_SPOOL_DIR"}
+TAKEN = {"TALLYMARK_STATE_DIR", paths.SPOOL_DIR_VARIABLE}
 """Variables whose values go into the units."""
 
 
@@ -32,40 +33,61 @@ def system_places() -> Places:
     return Places(state, state / "spool", paths.SYSTEM_SOCKET)
 
 
-def user_places(machine: Machine, state_dir: Path | None = None) -> Places:
-    """Those of this user. ``state_dir`` goes before TALLYMARK_STATE_DIR.
+def user_places(
+    machine: Machine, state_dir: Path | None = None, kept: Kept | None = None
+) -> Places:
+    """Those of this user. ``state_dir`` goes before TALLYMARK_STATE_DIR; both, and
+    TALLYMARK_SPOOL_DIR, go before what an installed service has, ``kept``. That goes
+    before the usual places: a service moves only when it is told to.
 
     Raises ``PathError`` when the socket's path would be too long.
     """
-    env = machine.env
+    env, kept = machine.env, kept or Kept()
     usual = paths.state_dir(env, machine.platform)
-    given = state_dir or env.get("TALLYMARK_STATE_DIR") or usual
-    state = Path(os.path.normpath(Path(given).expanduser().absolute()))
-    spool = Path(env.get("TALLYMARK_SPOOL_DIR") or usual / "spool").expanduser().absolute()
+    state = _normal(state_dir or env.get("TALLYMARK_STATE_DIR") or kept.state_dir or usual)
+    spool = _normal(env.get(paths.SPOOL_DIR_VARIABLE) or kept.spool_dir or usual / "spool")
     socket = paths.check_socket_path(paths.socket_path(state))
-    config_home = env.get("XDG_CONFIG_HOME", "")
-    own = config_home.startswith("/") and Path(config_home) != machine.home / ".config"
-    environment = {"XDG_CONFIG_HOME": config_home} if own else {}
-    return Places(state, spool, socket, environment, _notes(machine, state, socket))
+    notes = _notes(machine, state, spool, socket)
+    return Places(state, spool, socket, _environment(machine, kept), notes)
 
 
-def _notes(machine: Machine, state: Path, socket: Path) -> list[str]:
+def _normal(path: str | Path) -> Path:
+    return Path(os.path.normpath(Path(path).expanduser().absolute()))
+
+
+def _environment(machine: Machine, kept: Kept) -> Mapping[str, str]:
+    given = machine.env.get(CONFIG_HOME, "")
+    if not given.startswith("/"):
+        return kept.environment
+    return {CONFIG_HOME: given} if Path(given) != machine.home / ".config" else {}
+
+
+def _notes(machine: Machine, state: Path, spool: Path, socket: Path) -> list[str]:
     env, said = machine.env, []
+    usual = paths.state_dir(env, machine.platform)
     bare = paths.state_dir({"HOME": str(machine.home)}, machine.platform)
     pointed = env.get(paths.SOCKET_VARIABLE)
     if pointed and Path(pointed) != socket:
         said.append(
             f"TALLYMARK_SOCKET={pointed} leads clients elsewhere: the service listens on {socket}"
         )
+    elif not pointed and state != usual:
+        said.append(f"agents look for tallymarkd in {usual}: give them TALLYMARK_SOCKET={socket}")
     elif state != bare:
         said.append(
             "what does not have your environment, cron for example, looks for tallymarkd in "
             f"{bare}: give it TALLYMARK_SOCKET={socket}"
         )
+    clients = _normal(env.get(paths.SPOOL_DIR_VARIABLE) or usual / "spool")
+    if clients != spool:
+        said.append(
+            f"agents leave what they cannot deliver in {clients}, and the service looks for it in "
+            f"{spool}: to change that, TALLYMARK_SPOOL_DIR={clients} tallymark service install"
+        )
     known = {setting.variable for setting in SETTINGS} | {CONFIG_VARIABLE}
     left = sorted((known - TAKEN - {paths.SOCKET_VARIABLE}) & {k for k, v in env.items() if v})
     if left:
-        config = Path(env.get("XDG_CONFIG_HOME") or machine.home / ".config")
+        config = Path(env.get(CONFIG_HOME) or machine.home / ".config")
         said.append(
             f"{', '.join(left)}: the service does not have it; settings of its own go into "
             f"{config / 'tallymark' / 'tallymarkd.toml'}"

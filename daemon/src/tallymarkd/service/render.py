@@ -23,6 +23,7 @@ MARK: Final = "Written by `tallymark service install`"
 """Stands in the first lines of every file that is ours to replace and to remove."""
 
 _placeholder = re.compile(r"@\{([a-z_]+)\}")
+_word = re.compile(r'("((?:[^"\\]|\\.)*)"|\S+)')
 _plain = re.compile(r"[A-Za-z0-9/._+@:,=~-]+")
 
 
@@ -66,6 +67,19 @@ def literal(path: str | Path) -> str:
     if not text.isprintable() or text != text.strip() or text.endswith("\\"):
         raise _cannot_hold(text)
     return text.replace("%", "%%")
+
+
+def words(line: str) -> list[str]:
+    """What ``quote`` and ``executable`` made into a line, as it was."""
+    return [
+        plain(re.sub(r"\\(.)", r"\1", quoted) if word.startswith('"') else word)
+        for word, quoted in _word.findall(line)
+    ]
+
+
+def plain(value: str) -> str:
+    """What ``literal`` made into a value, as it was."""
+    return value.replace("%%", "%")
 
 
 def _cannot_hold(text: str) -> PathError:

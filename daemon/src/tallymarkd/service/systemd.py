@@ -9,11 +9,10 @@ from pathlib import Path
 from tallymark.errors import UsageError
 from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
 from tallymarkd.service import installation, namespaces, render, unit_files
+from tallymarkd.service.kept import CONFIG_HOME, Kept, from_units
 from tallymarkd.service.machine import ServiceError
 from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
 from tallymarkd.service.render import SERVICE, SOCKET, SYSUSERS
-
-LISTEN = "ListenStream="
 
 
 class _Systemd(OnMachine):
@@ -112,13 +111,16 @@ class UserSystemd(_Systemd):
 
     def _directory(self) -> Path:
         """Where units go: by XDG_CONFIG_HOME only if the manager looks there too."""
-        usual = self._usual_directory()
-        given = self._machine.env.get("XDG_CONFIG_HOME", "")
-        if not given.startswith("/"):
+        *wanted, usual = self._candidates()
+        if not wanted:
             return usual
-        wanted = Path(given) / "systemd" / "user"
         found = self._show("", "UnitPath").get("UnitPath", "")
-        return wanted if f" {wanted} " in f" {found} " else usual
+        return wanted[0] if f" {wanted[0]} " in f" {found} " else usual
+
+    def _candidates(self) -> list[Path]:
+        usual = self._usual_directory()
+        given = self._machine.env.get(CONFIG_HOME, "")
+        return [Path(given) / "systemd" / "user", usual] if given.startswith("/") else [usual]
 
     def paths(self) -> Sequence[Path]:
         return [self._directory() / name for name in (SOCKET, SERVICE)]
@@ -163,15 +165,21 @@ class UserSystemd(_Systemd):
         empty = Step(("rmdir", *map(str, (folder, *folder.parents[:2]))), may_fail=True)
         return [*super().after_removing(), empty]
 
+    def kept(self) -> Kept | None:
+        for folder in self._candidates():
+            texts = [unit_files.read(self._fs, folder / name) or "" for name in (SOCKET, SERVICE)]
+            ours = [text if unit_files.is_ours(text) else "" for text in texts]
+            if any(ours):
+                return from_units(*ours)
+        return None
+
     def socket(self) -> Path:
-        text = unit_files.read(self._fs, self._directory() / SOCKET) or ""
-        for line in text.splitlines():
-            if line.startswith(LISTEN):
-                return Path(line.removeprefix(LISTEN).replace("%%", "%"))
-        return self._places.socket
+        kept = self.kept()
+        return (kept and kept.socket) or self._places.socket
 
     def state_dir(self) -> Path:
-        return self.socket().parent.parent
+        kept = self.kept()
+        return (kept and kept.state_dir) or self._places.state_dir
 
     def notes(self) -> list[str]:
         user = self._machine.user
@@ -238,6 +246,10 @@ class SystemSystemd(_Systemd):
     def after_removing(self) -> list[Step]:
         nothing_left = Step(("rmdir", str(SYSTEM_SOCKET.parent)), may_fail=True)
         return [*super().after_removing(), nothing_left]
+
+    def kept(self) -> Kept | None:
+        """Nothing: its places are always the same."""
+        return None
 
     def socket(self) -> Path:
         return SYSTEM_SOCKET
