@@ -111,15 +111,17 @@ def test_a_sandbox_hides_tmp(fake: FakeManager, tmp_path: Path) -> None:
         user(fake, installation(tmp_path)).files()
     with pytest.raises(PathError, match="cannot have the state directory in /tmp/s"):
         user(fake, TALLYMARK_STATE_DIR="/tmp/s").files()
+    with pytest.raises(PathError, match="cannot have the spool directory in /tmp/s"):
+        user(fake, TALLYMARK_SPOOL_DIR="/tmp/s").files()
     fake.sandbox_status = "226"
     assert user(fake, TALLYMARK_STATE_DIR="/tmp/s").files()
 
 
 def test_the_systems_files(fake: FakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked: list[Path] = []
+    checked: list[Installation] = []
     monkeypatch.setattr("tallymarkd.service.installation.check_for_system", checked.append)
     files = system(fake).files()
-    assert checked == [OPT.daemon]
+    assert checked == [OPT]
     etc = fake.root / "etc"
     units = etc / "systemd" / "system"
     assert list(files) == [etc / "sysusers.d" / SYSUSERS, units / SOCKET, units / SERVICE]

@@ -128,8 +128,9 @@ class UserSystemd(_Systemd):
     def files(self) -> Mapping[Path, str]:
         sandbox = namespaces.work(self._machine, self._systemctl)
         if sandbox:
-            installation.check_for_sandbox(self._installed.daemon, "tallymarkd")
-            installation.check_for_sandbox(self._places.state_dir, "the state directory")
+            places = self._places
+            own = {"the state directory": places.state_dir, "the spool directory": places.spool_dir}
+            installation.check_for_sandbox(self._installed, own)
         return self._files(self._directory(), sandbox=sandbox)
 
     def installed_files(self) -> Mapping[Path, str]:
@@ -224,7 +225,7 @@ class SystemSystemd(_Systemd):
         return [self._etc() / "sysusers.d" / SYSUSERS, units / SOCKET, units / SERVICE]
 
     def files(self) -> Mapping[Path, str]:
-        installation.check_for_system(self._installed.daemon)
+        installation.check_for_system(self._installed)
         return self.installed_files()
 
     def installed_files(self) -> Mapping[Path, str]:
