@@ -102,6 +102,17 @@ class Service:
             self.machine.path(self._drop_ins).rmdir()
             self.systemctl("daemon-reload")
 
+    @contextmanager
+    def configured(self, text: str) -> Iterator[None]:
+        """With this text as its settings, as its owner writes them."""
+        self.write(self.settings, text)
+        try:
+            yield
+        finally:
+            file = self.machine.path(self.settings)
+            file.unlink()
+            file.parent.rmdir()
+
     def write(self, path: Path, text: str) -> None:
         """Write a file of the service's owner."""
         self.machine.run("mkdir", "-p", str(path.parent), user=self.owner)

@@ -1,0 +1,26 @@
+"""A wrong setting, while agents wait: it is not tried over and over, and mending it is enough."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from tests.systemd.services import SOCKET, Service
+
+PAUSE_SECONDS_MIN = 4.0
+"""From one attempt to the next; the unit says 5."""
+
+TRIED = "status=2/INVALIDARGUMENT"
+
+
+def test_a_wrong_setting_is_tried_now_and_then_until_it_is_mended(service: Service) -> None:
+    with service.listening() as said, socket.socket(socket.AF_UNIX) as waiting:
+        with service.configured('log_fromat = "json"\n'):
+            waiting.connect(str(service.machine.path(service.socket)))
+            service.until("an attempt", lambda: TRIED in said())
+            began = time.monotonic()
+            service.until("another attempt", lambda: said().count(TRIED) > 1)
+            assert time.monotonic() - began >= PAUSE_SECONDS_MIN, said()
+        service.until("a ready daemon", lambda: service.active() == "active")
+    assert service.active(SOCKET) == "active"
+    assert service.health()["status"] == "ok"
