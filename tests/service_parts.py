@@ -3,6 +3,7 @@ but those it is told to keep, below a directory of the test's."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class FakeManager:
 
     ``fails`` has the beginning of a command, and what it says when it fails.
     ``sandbox_status`` is how a service in the sandbox ends; that of a service that
-    systemd could not give its namespaces to is 226.
+    systemd could not give its namespaces to is 226. ``more`` has properties of units.
     """
 
     def __init__(self, tmp_path: Path) -> None:
@@ -32,6 +33,7 @@ class FakeManager:
         self.commands: list[str] = []
         self.state = {SOCKET: "inactive", SERVICE: "inactive"}
         self.result = {SOCKET: "success", SERVICE: "success"}
+        self.more: dict[str, dict[str, str]] = {SOCKET: {}, SERVICE: {}}
         self.enabled = False
         self.lingers = "yes"
         self.sandbox_status = "0"
@@ -87,10 +89,15 @@ class FakeManager:
 
     def _show(self, unit: str) -> str:
         enabled = "enabled" if self.enabled else "disabled"
-        return (
-            f"ActiveState={self.state[unit]}\nResult={self.result[unit]}\n"
-            f"UnitFileState={enabled if unit == SOCKET else 'indirect'}\n"
-        )
+        found = {
+            "ActiveState": self.state[unit],
+            "Result": self.result[unit],
+            "UnitFileState": enabled if unit == SOCKET else "indirect",
+            "NeedDaemonReload": "no",
+            "InactiveExitTimestampMonotonic": f"{time.monotonic() * 1e6:.0f}",
+            **self.more[unit],
+        }
+        return "".join(f"{name}={value}\n" for name, value in found.items())
 
     def _launchctl(self, words: list[str]) -> Ran:
         if words[0] == "print" and words[1].count("/") > 1:

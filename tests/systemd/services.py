@@ -59,6 +59,10 @@ class Service:
         """Have ``tallymark service uninstall`` do it; gives what that says."""
         return self.tallymark("service", "uninstall", *self._scope, user=self.owner).stdout
 
+    def status(self) -> subprocess.CompletedProcess[str]:
+        """What ``tallymark service status`` says."""
+        return self.tallymark("service", "status", *self._scope, user=self.owner, check=False)
+
     @property
     def _scope(self) -> tuple[str, ...]:
         return ("--system",) if self.system else ()

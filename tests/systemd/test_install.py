@@ -139,3 +139,35 @@ def test_the_services_units_and_nothing_else_go(installed: Service) -> None:
         said = installed.install()
     wait_for("a service that listens", lambda: installed.active(SOCKET) == "active")
     assert installed.health()["recovery"]["clean"] is True
+
+
+def test_an_install_that_was_cut_off_is_finished_by_the_next(installed: Service) -> None:
+    """Its files are written; systemd has not read them, or has, and what runs is older."""
+    installed.afresh()
+    assert installed.health()["status"] == "ok"
+    folder = installed.show("FragmentPath").rpartition("/")[0]
+    for unit in (SERVICE, SOCKET):
+        for read in (False, True):
+            was = installed.show("MainPID")
+            installed.machine.run("touch", f"{folder}/{unit}", user=installed.owner)
+            if read:
+                installed.systemctl("daemon-reload")
+            assert f"{unit} has changed" in installed.status().stdout
+            assert installed.install().count("unchanged") >= 2
+            assert installed.show("MainPID") not in (was, "0")
+            assert installed.status().returncode == 0
+    was = installed.show("MainPID")
+    installed.install()
+    assert installed.show("MainPID") == was
+
+
+def test_a_daemon_that_does_not_stay_up_is_told(installed: Service) -> None:
+    installed.afresh()
+    with installed.changed("ExecStart=", "ExecStart=/bin/false"):
+        installed.systemctl("start", "--no-block", SERVICE)
+        installed.until("another start", lambda: installed.restarts() >= 1)
+        done = installed.status()
+        installed.systemctl("stop", SOCKET, SERVICE)
+    assert done.returncode == 1
+    assert "it does not stay up (" in done.stdout
+    assert "daemon     running" not in done.stdout

@@ -127,6 +127,70 @@ def test_what_has_changed_is_brought_up_to_date(fake: FakeManager) -> None:
     assert path.read_text() == whole
 
 
+def test_an_install_that_was_cut_off_is_finished_by_the_next(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    scene.install()
+    fake.state[SERVICE] = "active"
+    path = scene.units / SERVICE
+    path.write_text(path.read_text().replace("WatchdogSec=30s\n", ""))
+    fake.fails["systemctl --user daemon-reload"] = Ran(1, err="Connection lost\n")
+    with pytest.raises(ServiceError, match="Connection lost"):
+        scene.install()
+
+    del fake.fails["systemctl --user daemon-reload"]
+    fake.more[SERVICE]["NeedDaemonReload"] = "yes"
+    fake.commands.clear()
+    told = scene.install()
+    assert told.of("unchanged") == [str(scene.units / SOCKET), str(path)]
+    assert fake.changes == [
+        "systemctl --user daemon-reload",
+        "systemctl --user try-restart tallymarkd.service",
+        "systemctl --user enable --now tallymarkd.socket",
+    ]
+    # systemd has read it since, and what runs is older.
+    fake.more[SERVICE] = {"InactiveExitTimestampMonotonic": "1"}
+    fake.commands.clear()
+    scene.install()
+    assert "systemctl --user try-restart tallymarkd.service" in fake.changes
+
+
+def test_a_mac_is_left_without_the_job_rather_than_with_an_old_one(
+    fake: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake.machine(platform="darwin", uid=501)
+    places = installing.places_for(machine, system=False, state_dir=fake.root / "s")
+    manager = installing.manager_for(machine, FS, OPT, places, system=False)
+
+    def install() -> None:
+        installing.install(machine, FS, manager, places, system=False, tell=Told())
+
+    install()
+    (path,) = manager.paths()
+    path.write_text(path.read_text().replace("Standard", "Background"))
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr("tallymarkd.service.unit_files.write", cut)
+        with pytest.raises(KeyboardInterrupt):
+            install()
+    assert not fake.loaded
+    install()
+    assert fake.loaded
+
+
+def cut(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_daemon_that_reads_a_long_journal_is_not_a_failed_install(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    fake.answer = None
+    fake.state[SERVICE] = "activating"
+    told = scene.install()
+    assert "reads its journal" in told.of("starting")[0]
+    fake.more[SERVICE] = {"SubState": "auto-restart", "ExecMainStatus": "1"}
+    with pytest.raises(ServiceError, match="nobody is there"):
+        scene.install()
+
+
 def test_a_new_state_directory_leaves_the_old_one_and_says_so(fake: FakeManager) -> None:
     Scene(fake, "old").install()
     told = Scene(fake, "new").install()

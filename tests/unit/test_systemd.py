@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,8 @@ def test_condition(fake: FakeManager) -> None:
     assert user(fake).condition() == STOPPED
     fake.state.update({SOCKET: "active", SERVICE: "activating"})
     fake.enabled = True
+    assert user(fake).condition() == dataclasses.replace(RUNNING, starting=True)
+    fake.state[SERVICE] = "active"
     assert user(fake).condition() == RUNNING
     fake.state.update({SOCKET: "failed", SERVICE: "failed"})
     fake.result.update({SOCKET: "service-start-limit-hit", SERVICE: "exit-code"})

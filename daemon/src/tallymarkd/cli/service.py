@@ -18,7 +18,7 @@ from tallymarkd.text import one_line
 if TYPE_CHECKING:
     from tallymarkd.service.installation import Installation
     from tallymarkd.service.machine import Machine
-    from tallymarkd.service.managers import Manager
+    from tallymarkd.service.managers import Condition, Manager
     from tallymarkd.service.places import Places
     from tallymarkd.service.standing import Status
 
@@ -121,11 +121,10 @@ def show(status: Status) -> None:
     click.echo(f"{status.kind} service: {'installed' if status.installed else 'not installed'}")
     rows = [(how, path) for path, how in status.files.items()]
     if status.installed:
-        running = "running" if found.running else "starts at the first connection"
         rows += [
             ("socket", f"{status.socket} ({'listening' if found.listening else 'stopped'})"),
             ("state", status.state_dir),
-            ("daemon", running if found.listening or found.running else "stopped"),
+            ("daemon", _daemon(found)),
         ]
     if status.daemon is not None:
         rows.append(("health", str(status.daemon["status"])))
@@ -133,6 +132,15 @@ def show(status: Status) -> None:
         click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
     for problem in status.problems:
         click.echo(f"  ! {one_line(problem)}")
+
+
+def _daemon(found: Condition) -> str:
+    """What it does, in a few words."""
+    if found.again:
+        return f"does not stay up: {found.again}"
+    if found.running:
+        return "starting" if found.starting else "running"
+    return "starts at the first connection" if found.listening else "stopped"
 
 
 def _machine(place: Place) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tallymark.errors import DeliveryError, TallymarkError, UsageError
@@ -17,7 +17,7 @@ from tallymarkd.service.installation import Installation
 from tallymarkd.service.kept import Kept
 from tallymarkd.service.launchctl import Launchd
 from tallymarkd.service.machine import Machine, Ran, ServiceError
-from tallymarkd.service.managers import Condition, Manager, failed, perform
+from tallymarkd.service.managers import Condition, Manager, Step, failed, perform
 from tallymarkd.service.places import Places, system_places, user_places
 from tallymarkd.service.systemd import SystemSystemd, UserSystemd
 
@@ -114,20 +114,25 @@ def install(
     old = manager.state_dir()
     files = manager.files()
     unit_files.refuse_foreign(fs, files)
-    changed = set()
+    found = {path: unit_files.look(fs, path, text) for path, text in files.items()}
+    # Those as well that an earlier install wrote, and was cut off before they took effect.
+    changed = {p for p, how in found.items() if how != "current" or p.name in before.behind}
+    _perform(machine, manager.before_writing(changed, before), tell)
     for path, text in files.items():
-        found = unit_files.look(fs, path, text)
-        if found != "current":
+        if found[path] != "current":
             unit_files.write(fs, path, text, directory_mode=manager.directory_mode)
-            changed.add(path)
-        tell({"current": "unchanged", "missing": "written"}.get(found, "updated"), str(path))
+        tell({"current": "unchanged", "missing": "written"}.get(found[path], "updated"), str(path))
     if old != manager.state_dir():
         tell("note", f"the state was in {old}, and stays there: from now on it is kept in "
              f"{manager.state_dir()}")  # fmt: skip
-    for step in manager.after_writing(changed, before):
+    _perform(machine, manager.after_writing(changed, before), tell)
+    _see_it_answer(machine, manager, tell)
+
+
+def _perform(machine: Machine, steps: Sequence[Step], tell: Tell) -> None:
+    for step in steps:
         perform(machine, step, "install the service")
         tell("ran", " ".join(step.command))
-    _see_it_answer(machine, manager, tell)
 
 
 def _refuse_others(machine: Machine, places: Places, before: Condition) -> None:
@@ -188,8 +193,12 @@ def _see_it_answer(machine: Machine, manager: Manager, tell: Tell) -> None:
     try:
         answer = machine.ask(socket)
     except DeliveryError as error:
+        log = manager.lines().log
+        if manager.condition().starting:
+            tell("starting", f"tallymarkd reads its journal, and answers when it has; {log}")
+            return
         raise ServiceError(
-            f"cannot see the installed service answer: {error}; its log: {manager.lines().log}"
+            f"cannot see the installed service answer: {error}; its log: {log}"
         ) from None
     version = answer.report.get("version", "")
     tell("answers", f"tallymarkd {version} at {socket}, health {answer.status}")

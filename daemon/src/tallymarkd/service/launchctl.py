@@ -85,6 +85,11 @@ class Launchd(OnMachine):
         running = "\n\tstate = running" in done.out
         return Condition(listening=loaded, running=running, enabled=loaded)
 
+    def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
+        # launchd does not tell what a loaded job was read from. Unloaded first, it is never
+        # an old one beside a new file.
+        return self.before_removing() if before.listening and changed else []
+
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         # launchd makes no directory for what it opens.
         steps = [
@@ -93,8 +98,6 @@ class Launchd(OnMachine):
         ]
         if before.listening and not changed:
             return steps
-        if before.listening:
-            steps += self.before_removing()
         return [
             *steps,
             Step(("launchctl", "enable", self._job)),

@@ -31,12 +31,17 @@ class Step:
 @dataclass(frozen=True)
 class Condition:
     """What the manager says of the service. ``listening``: the socket is held;
-    ``running``: the daemon is there; ``failed``: why it is not started any more."""
+    ``running``: the daemon is there; ``failed``: why it is not started any more;
+    ``again``: how it ended, when it is started again and again; ``starting``: it is
+    there, and not ready yet; ``behind``: files that are newer than what it has of them."""
 
     listening: bool
     running: bool
     enabled: bool
     failed: str = ""
+    again: str = ""
+    starting: bool = False
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,9 @@ class Manager(Protocol):
 
     def condition(self) -> Condition:
         """How the service is."""
+
+    def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
+        """What must be done first, so that an install that is cut off can be repeated."""
 
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         """What makes it take the files. ``before`` is how the service was."""

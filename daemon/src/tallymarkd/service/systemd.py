@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tallymark.errors import UsageError
 from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
-from tallymarkd.service import installation, namespaces, render, unit_files
+from tallymarkd.service import installation, namespaces, render, unit_files, unit_state
 from tallymarkd.service.kept import CONFIG_HOME, Kept, from_units
 from tallymarkd.service.machine import ServiceError
 from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
@@ -42,20 +42,19 @@ class _Systemd(OnMachine):
             )
         self._show("", "Version")
 
+    def paths(self) -> Sequence[Path]:
+        raise NotImplementedError
+
     def condition(self) -> Condition:
-        names = ("ActiveState", "Result", "UnitFileState")
-        socket, service = self._show(SOCKET, *names), self._show(SERVICE, *names)
-        failed = [
-            f"{name}: {found.get('Result')}"
-            for name, found in ((SOCKET, socket), (SERVICE, service))
-            if found.get("ActiveState") == "failed"
-        ]
-        return Condition(
-            listening=socket.get("ActiveState") == "active",
-            running=service.get("ActiveState") in ("active", "reloading", "activating"),
-            enabled=socket.get("UnitFileState") == "enabled",
-            failed=", ".join(failed),
+        return unit_state.condition(
+            self._show(SOCKET, *unit_state.PROPERTIES),
+            self._show(SERVICE, *unit_state.PROPERTIES, *unit_state.OF_A_SERVICE),
+            self.paths(),
         )
+
+    def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
+        """Nothing: systemd tells later what it has not seen."""
+        return []
 
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         names = {path.name for path in changed}
