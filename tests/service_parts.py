@@ -21,7 +21,8 @@ class FakeManager:
 
     ``fails`` has the beginning of a command, and what it says when it fails.
     ``sandbox_status`` is how a service in the sandbox ends; that of a service that
-    systemd could not give its namespaces to is 226. ``more`` has properties of units.
+    systemd could not give its namespaces to is 226. ``more`` has properties of units,
+    ``environment`` the variables that it has for every service.
     """
 
     def __init__(self, tmp_path: Path) -> None:
@@ -34,6 +35,7 @@ class FakeManager:
         self.state = {SOCKET: "inactive", SERVICE: "inactive"}
         self.result = {SOCKET: "success", SERVICE: "success"}
         self.more: dict[str, dict[str, str]] = {SOCKET: {}, SERVICE: {}}
+        self.environment = {"HOME": str(self.home), "LANG": "C.UTF-8"}
         self.enabled = False
         self.lingers = "yes"
         self.sandbox_status = "0"
@@ -75,6 +77,8 @@ class FakeManager:
 
     def _systemctl(self, words: list[str]) -> Ran:
         units = [word for word in words if word in self.state]
+        if words[0] == "show-environment":
+            return Ran(0, out="".join(f"{n}={v}\n" for n, v in self.environment.items()))
         if words[0] == "show" and "tries-its-sandbox" in words[-1]:
             return Ran(0, out=f"{self.sandbox_status}\n")
         if words[0] == "show":

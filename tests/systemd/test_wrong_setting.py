@@ -1,9 +1,12 @@
-"""A wrong setting, while agents wait: it is not tried over and over, and mending it is enough."""
+"""A wrong setting, while agents wait: it is not tried over and over, and mending it is enough.
+What its manager has for every service leads it nowhere."""
 
 from __future__ import annotations
 
 import socket
 import time
+
+import pytest
 
 from tests.systemd.services import SOCKET, Service
 
@@ -24,3 +27,14 @@ def test_a_wrong_setting_is_tried_now_and_then_until_it_is_mended(service: Servi
         service.until("a ready daemon", lambda: service.active() == "active")
     assert service.active(SOCKET) == "active"
     assert service.health()["status"] == "ok"
+
+
+def test_what_its_manager_has_for_every_service_leads_it_nowhere(service: Service) -> None:
+    service.systemctl("set-environment", "TALLYMARK_SOCKET=/else", "PYTHONHOME=/else")
+    try:
+        assert service.health()["status"] == "ok"
+        service.systemctl("set-environment", "TALLYMARK_FOO=1")
+        with pytest.raises(AssertionError, match="cannot use variable TALLYMARK_FOO"):
+            service.install()
+    finally:
+        service.systemctl("unset-environment", "TALLYMARK_SOCKET", "PYTHONHOME", "TALLYMARK_FOO")

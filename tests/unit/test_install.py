@@ -306,6 +306,29 @@ def test_settings_with_which_it_would_not_start(fake: FakeManager, text: str, to
     scene.install()
 
 
+def test_variables_of_the_manager_count_too(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    fake.environment |= {"TALLYMARK_FOO": "1", "TALLYMARK_SOCKET": "/else"}
+    with pytest.raises(UsageError, match="cannot use variable TALLYMARK_FOO: there is no such"):
+        scene.install()
+    (note,) = scene.told.of("note")
+    assert note == (
+        "TALLYMARK_FOO: the service has it from its manager; "
+        "systemctl --user unset-environment TALLYMARK_FOO takes it away"
+    )
+    assert not scene.units.exists()
+    # Settings are where the service looks for them, which is where its manager says.
+    del fake.environment["TALLYMARK_FOO"]
+    fake.environment["XDG_CONFIG_HOME"] = f"{fake.root}/c"
+    config = fake.root / "c" / "tallymark" / "tallymarkd.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("strikt = true")
+    with pytest.raises(UsageError, match="cannot use setting strikt in"):
+        scene.install()
+    config.write_text("strict = true")
+    assert scene.install().of("note") == []
+
+
 def test_the_system_has_its_settings_in_etc(
     fake: FakeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

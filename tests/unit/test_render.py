@@ -57,7 +57,7 @@ def test_a_users_units() -> None:
     assert "\nExecStart=:/bin/d --state-dir /s --spool-dir /p\n" in text
     assert "\nReadWritePaths=/s /p\n" in text
     assert "@{" not in text
-    assert "Environment=" not in text
+    assert "\nEnvironment=" not in text
     assert "\nEnvironment=A=b\n" in user(environment="A=b")
 
 
@@ -83,7 +83,8 @@ def test_the_systems_units() -> None:
 
 def test_what_both_services_have_is_written_once() -> None:
     alike = render.system_units(daemon="/bin/d", socket="/s")[render.SERVICE]
-    for line in ("RestartPreventExitStatus=2", "WatchdogSec=30s", "RestrictNamespaces=yes"):
+    unset = "UnsetEnvironment=TALLYMARK_SOCKET TALLYMARK_LAUNCHD PYTHONHOME PYTHONPATH"
+    for line in (unset, "RestartPreventExitStatus=2", "WatchdogSec=30s", "RestrictNamespaces=yes"):
         assert f"\n{line}\n" in user()
         assert f"\n{line}\n" in alike
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tallymarkd.service.render import SERVICE, SOCKET
-from tallymarkd.service.unit_state import condition
+from tallymarkd.service.unit_state import condition, unquoted
 
 ACTIVE = {"ActiveState": "active", "Result": "success"}
 STOPPED = {"ActiveState": "inactive", "Result": "success"}
@@ -86,3 +86,8 @@ def test_a_file_from_the_future_or_without_one_tells_nothing(written: tuple[Path
     socket.unlink()
     os.utime(service, times=(time.time() + 60, time.time() + 60))
     assert condition(started(5), started(5), written).behind == ()
+
+
+def test_a_variable_as_systemctl_prints_it() -> None:
+    assert unquoted("/plain=1") == "/plain=1"
+    assert unquoted("$'/a b\\n\\'c\\\\'") == "/a b\n'c\\"

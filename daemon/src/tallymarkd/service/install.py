@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tallymark.errors import DeliveryError, TallymarkError, UsageError
@@ -14,12 +14,13 @@ from tallymarkd.config import load_settings
 from tallymarkd.core.layout import Layout
 from tallymarkd.service import unit_files
 from tallymarkd.service.installation import Installation
-from tallymarkd.service.kept import Kept
+from tallymarkd.service.kept import CONFIG_HOME, Kept
 from tallymarkd.service.launchctl import Launchd
 from tallymarkd.service.machine import Machine, Ran, ServiceError
 from tallymarkd.service.managers import Condition, Manager, Step, failed, perform
 from tallymarkd.service.places import Places, system_places, user_places
 from tallymarkd.service.systemd import SystemSystemd, UserSystemd
+from tallymarkd.setting import PREFIX
 
 Tell = Callable[[str, str], None]
 """Takes a word for what was done, and what it was done to."""
@@ -108,7 +109,8 @@ def install(
     manager.check()
     before = manager.condition()
     _prepare(fs, places, system=system)
-    _check_settings(machine, places, system=system)
+    given = _given_by(manager, tell, system=system)
+    _check_settings(machine, places, given, system=system)
     if not before.running:
         _refuse_others(machine, places, before)
     old = manager.state_dir()
@@ -172,11 +174,26 @@ def _prepare(fs: FileSystem, places: Places, *, system: bool) -> None:
             ) from None
 
 
-def _check_settings(machine: Machine, places: Places, *, system: bool) -> None:
-    """Raises ``UsageError`` for a settings file with which the service would not start."""
-    env = {"HOME": str(machine.home), **places.environment}
+def _given_by(manager: Manager, tell: Tell, *, system: bool) -> dict[str, str]:
+    """What of its manager's environment the service goes by."""
+    found = manager.environment()
+    ours = [name for name in found if name.startswith(PREFIX)]
+    if ours:
+        scope = "" if system else " --user"
+        tell("note", f"{', '.join(ours)}: the service has it from its manager; "
+             f"systemctl{scope} unset-environment {' '.join(ours)} takes it away")  # fmt: skip
+    return {name: found[name] for name in (*ours, CONFIG_HOME) if name in found}
+
+
+def _check_settings(
+    machine: Machine, places: Places, given: Mapping[str, str], *, system: bool
+) -> None:
+    """Raises ``UsageError`` for settings with which the service would not start.
+    ``given`` are variables that it has from its manager."""
+    env = {"HOME": str(machine.home), **given, **places.environment}
     if system:
-        env = {"HOME": str(places.state_dir), "XDG_CONFIG_HOME": str(machine.root / "etc")}
+        etc = str(machine.root / "etc")
+        env = {**given, "HOME": str(places.state_dir), CONFIG_HOME: etc}
     options = {"state_dir": str(places.state_dir), "spool_dir": str(places.spool_dir)}
     settings = load_settings(options, env, machine.platform)
     # What is only the default is the socket that the daemon is given.

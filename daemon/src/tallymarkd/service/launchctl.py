@@ -85,6 +85,10 @@ class Launchd(OnMachine):
         running = "\n\tstate = running" in done.out
         return Condition(listening=loaded, running=running, enabled=loaded)
 
+    def environment(self) -> Mapping[str, str]:
+        """Nothing: what launchctl setenv has set, it does not list."""
+        return {}
+
     def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         # launchd does not tell what a loaded job was read from. Unloaded first, it is never
         # an old one beside a new file.

@@ -102,6 +102,9 @@ class Manager(Protocol):
     def condition(self) -> Condition:
         """How the service is."""
 
+    def environment(self) -> Mapping[str, str]:
+        """Variables that it has for every service, and ours gets too."""
+
     def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         """What must be done first, so that an install that is cut off can be repeated."""
 

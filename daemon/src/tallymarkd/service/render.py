@@ -19,6 +19,9 @@ SOCKET: Final = "tallymarkd.socket"
 SERVICE: Final = "tallymarkd.service"
 SYSUSERS: Final = "tallymark.conf"
 
+UNSET: Final = ("TALLYMARK_SOCKET", "TALLYMARK_LAUNCHD", "PYTHONHOME", "PYTHONPATH")
+"""Variables that the manager may have for all services, and ours does not get."""
+
 MARK: Final = "Written by `tallymark service install`"
 """Stands in the first lines of every file that is ours to replace and to remove."""
 
@@ -123,7 +126,8 @@ def system_units(*, daemon: str, socket: str) -> dict[str, str]:
 
 
 def _units(kind: str, values: Mapping[str, str]) -> dict[str, str]:
-    values = {**values, "shared": _fill("shared-service.conf", values)}
+    shared = _fill("shared-service.conf", {"unset": " ".join(UNSET)})
+    values = {**values, "shared": shared}
     return {name: _fill(f"{kind}-{name}", values) for name in (SOCKET, SERVICE)}
 
 

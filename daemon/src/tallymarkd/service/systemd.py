@@ -52,6 +52,12 @@ class _Systemd(OnMachine):
             self.paths(),
         )
 
+    def environment(self) -> Mapping[str, str]:
+        done = self._machine.run(self._systemctl("show-environment"))
+        pairs = (line.partition("=") for line in done.out.splitlines())
+        found = {name: unit_state.unquoted(value) for name, _, value in pairs}
+        return {name: value for name, value in found.items() if name not in render.UNSET}
+
     def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         """Nothing: systemd tells later what it has not seen."""
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ OF_A_SERVICE: Final = ("ExecMainCode", "ExecMainStatus", "NRestarts")
 
 KILLED: Final = ("2", "3")
 """ExecMainCode (waitid(2)) of a process that a signal ended."""
+
+ESCAPES: Final = {"n": "\n", "t": "\t"}
 
 Properties = Mapping[str, str]
 
@@ -77,4 +80,11 @@ def _is_behind(path: Path, found: Properties) -> bool:
     return 0 <= since_written < since_start
 
 
-__all__ = ["OF_A_SERVICE", "PROPERTIES", "condition"]
+def unquoted(value: str) -> str:
+    """A variable's value, as ``systemctl show-environment`` prints it."""
+    if not (value.startswith("$'") and value.endswith("'")):
+        return value
+    return re.sub(r"\\(.)", lambda found: ESCAPES.get(found[1], found[1]), value[2:-1])
+
+
+__all__ = ["OF_A_SERVICE", "PROPERTIES", "condition", "unquoted"]
