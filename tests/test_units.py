@@ -60,7 +60,7 @@ def units(kind: str, folder: Path, name: str = "plain", *, sandbox: bool = True)
         state_dir=render.quote(state),
         spool_dir=render.quote(state / "spool"),
         socket=render.literal(state / "run" / "t.sock"),
-        writable=f"{render.quote(state)} {render.quote('/mnt/other spool')}",
+        writable=f"{render.quote(state)} {render.quote('-/mnt/other spool')}",
         environment=render.quote(f"XDG_CONFIG_HOME={state}"),
         sandbox=sandbox,
     )

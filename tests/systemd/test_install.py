@@ -89,6 +89,19 @@ def test_an_event_arrives_and_uninstalling_leaves_nothing_but_the_data(
                        SOCKET, user=WHO).stdout.strip() == "not-found"  # fmt: skip
 
 
+def test_a_spool_directory_that_was_removed_does_not_stop_it(
+    machine: Machine, commands: Path, home: Path
+) -> None:
+    spool = f"{machine.home(WHO)}/.local/agents spool"
+    tallymark = str(commands / "tallymark")
+    env = {**machine.environment(WHO), "TALLYMARK_SPOOL_DIR": spool}
+    machine.run(tallymark, "service", "install", user=WHO, env=env)
+    assert f'"-{spool}"' in (home / ".config/systemd/user" / SERVICE).read_text()
+    machine.run("systemctl", "--user", "stop", SERVICE, user=WHO)
+    machine.run("rmdir", spool)
+    assert '"ok"' in machine.run(tallymark, "health", "--deep", "--json", user=WHO).stdout
+
+
 @pytest.fixture
 def without_namespaces(machine: Machine) -> Iterator[str]:
     """A user whose own manager, and all that it starts, gets no namespaces."""

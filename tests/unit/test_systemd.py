@@ -61,7 +61,7 @@ def test_a_users_files(fake: FakeManager) -> None:
 def test_what_is_elsewhere_is_writable_too_and_in_the_environment(fake: FakeManager) -> None:
     found = user(fake, TALLYMARK_STATE_DIR="/s 1", XDG_CONFIG_HOME="/c 1").files()
     text = next(text for path, text in found.items() if path.name == SERVICE)
-    assert '\nReadWritePaths="/s 1" /data/tallymark/spool\n' in text
+    assert '\nReadWritePaths="/s 1" -/data/tallymark/spool\n' in text
     assert '\nEnvironment="XDG_CONFIG_HOME=/c 1"\n' in text
 
 

@@ -149,15 +149,16 @@ class UserSystemd(_Systemd):
 
     def _files(self, directory: Path, *, sandbox: bool) -> dict[Path, str]:
         places = self._places
-        writable = [places.state_dir]
+        writable = [render.quote(places.state_dir)]
         if not places.spool_dir.is_relative_to(places.state_dir):
-            writable.append(places.spool_dir)
+            # The dash: without it a service whose spool was removed does not start.
+            writable.append(render.quote(f"-{places.spool_dir}"))
         texts = render.user_units(
             daemon=render.executable(self._installed.daemon),
             state_dir=render.quote(places.state_dir),
             spool_dir=render.quote(places.spool_dir),
             socket=render.literal(places.socket),
-            writable=" ".join(map(render.quote, writable)),
+            writable=" ".join(writable),
             environment=" ".join(
                 render.quote(f"{name}={value}") for name, value in places.environment.items()
             ),
