@@ -14,7 +14,7 @@ STOPPED = {"ActiveState": "inactive", "Result": "success"}
 
 
 @pytest.mark.parametrize(
-    ("service", "again", "starting"),
+    ("service", "looping", "starting"),
     [
         ({"ActiveState": "activating", "SubState": "start", "NRestarts": "0"}, "", True),
         (
@@ -48,9 +48,9 @@ STOPPED = {"ActiveState": "inactive", "Result": "success"}
         ({**ACTIVE, "SubState": "running", "NRestarts": "3"}, "", False),
     ],
 )
-def test_what_starts_again_and_again(service: dict[str, str], again: str, starting: bool) -> None:
+def test_what_starts_again_and_again(service: dict[str, str], looping: str, starting: bool) -> None:
     found = condition(ACTIVE, service, [])
-    assert (found.again, found.starting) == (again, starting)
+    assert (found.looping, found.starting) == (looping, starting)
 
 
 @pytest.fixture

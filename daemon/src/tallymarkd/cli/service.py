@@ -136,8 +136,8 @@ def show(status: Status) -> None:
 
 def _daemon(found: Condition) -> str:
     """What it does, in a few words."""
-    if found.again:
-        return f"does not stay up: {found.again}"
+    if found.looping:
+        return f"does not stay up: {found.looping}"
     if found.running:
         return "starting" if found.starting else "running"
     return "starts at the first connection" if found.listening else "stopped"

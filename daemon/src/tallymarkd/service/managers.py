@@ -32,14 +32,14 @@ class Step:
 class Condition:
     """What the manager says of the service. ``listening``: the socket is held;
     ``running``: the daemon is there; ``failed``: why it is not started any more;
-    ``again``: how it ended, when it is started again and again; ``starting``: it is
+    ``looping``: how it ended, when it is started again and again; ``starting``: it is
     there, and not ready yet; ``behind``: files that are newer than what it has of them."""
 
     listening: bool
     running: bool
     enabled: bool
     failed: str = ""
-    again: str = ""
+    looping: str = ""
     starting: bool = False
     behind: tuple[str, ...] = ()
 

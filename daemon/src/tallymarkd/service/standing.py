@@ -73,8 +73,8 @@ def _look_at_service(machine: Machine, manager: Manager, status: Status) -> None
         status.problems.append(
             f"it has failed ({found.failed}): {lines.log} tells why; after that {manager.again}"
         )
-    if found.again:
-        status.problems.append(f"it does not stay up ({found.again}): {lines.log} tells why")
+    if found.looping:
+        status.problems.append(f"it does not stay up ({found.looping}): {lines.log} tells why")
     for name in found.behind:
         status.problems.append(f"{name} has changed since it was taken over: {manager.again}")
     if not found.listening:
@@ -82,7 +82,7 @@ def _look_at_service(machine: Machine, manager: Manager, status: Status) -> None
     if not found.enabled:
         status.problems.append(f"it does not start by itself after a boot: {manager.again}")
     # One that does not stay up would have the question wait for nothing.
-    if not found.running or found.again:
+    if not found.running or found.looping:
         return
     try:
         answer = machine.ask(manager.socket())

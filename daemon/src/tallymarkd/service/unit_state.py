@@ -37,19 +37,19 @@ def condition(socket: Properties, service: Properties, paths: Sequence[Path]) ->
         for name, found in units.items()
         if found.get("ActiveState") == "failed"
     ]
-    again = _again(service)
+    looping = _looping(service)
     return Condition(
         listening=socket.get("ActiveState") == "active",
         running=service.get("ActiveState") in ("active", "reloading", "activating"),
         enabled=socket.get("UnitFileState") == "enabled",
         failed=", ".join(failed),
-        again=again,
-        starting=service.get("ActiveState") == "activating" and not again,
+        looping=looping,
+        starting=service.get("ActiveState") == "activating" and not looping,
         behind=tuple(path.name for path in paths if _is_behind(path, units.get(path.name, {}))),
     )
 
 
-def _again(service: Properties) -> str:
+def _looping(service: Properties) -> str:
     """How it ended, and ends again and again; empty when it does not."""
     state, sub = service.get("ActiveState"), service.get("SubState", "")
     ended = state == "deactivating" and service.get("Result", "success") != "success"
