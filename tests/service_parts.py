@@ -3,6 +3,7 @@ but those it is told to keep, below a directory of the test's."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ class FakeManager:
     """Answers ``systemctl``, ``loginctl`` and ``launchctl`` as if it were the real one.
 
     ``fails`` has the beginning of a command, and what it says when it fails.
+    ``sandbox_status`` is how a service in the sandbox ends; that of a service that
+    systemd could not give its namespaces to is 226. ``more`` has properties of units,
+    ``environment`` the variables that it has for every service.
     """
 
     def __init__(self, tmp_path: Path) -> None:
@@ -30,8 +34,11 @@ class FakeManager:
         self.commands: list[str] = []
         self.state = {SOCKET: "inactive", SERVICE: "inactive"}
         self.result = {SOCKET: "success", SERVICE: "success"}
+        self.more: dict[str, dict[str, str]] = {SOCKET: {}, SERVICE: {}}
+        self.environment = {"HOME": str(self.home), "LANG": "C.UTF-8"}
         self.enabled = False
         self.lingers = "yes"
+        self.sandbox_status = "0"
         self.unit_path = f"{self.home}/.config/systemd/user /usr/lib/systemd/user"
         self.loaded = False
         self.prints_left = 0
@@ -48,6 +55,7 @@ class FakeManager:
             "systemctl show",
             "loginctl",
             "systemd-run",
+            "systemctl --user reset-failed tallymark-tries",
             "launchctl p",
         )
         return [command for command in self.commands if not command.startswith(looks)]
@@ -63,10 +71,16 @@ class FakeManager:
             return self._systemctl(words)
         if command[0] == "launchctl":
             return self._launchctl(words)
+        if command[0] == "systemd-run" and self.sandbox_status != "0":
+            return Ran(1, err="Job failed\n")
         return Ran(0, out=f"{self.lingers}\n" if command[0] == "loginctl" else "")
 
     def _systemctl(self, words: list[str]) -> Ran:
         units = [word for word in words if word in self.state]
+        if words[0] == "show-environment":
+            return Ran(0, out="".join(f"{n}={v}\n" for n, v in self.environment.items()))
+        if words[0] == "show" and "tries-its-sandbox" in words[-1]:
+            return Ran(0, out=f"{self.sandbox_status}\n")
         if words[0] == "show":
             return Ran(0, out=self._show(units[0]) if units else f"UnitPath={self.unit_path}\n")
         if words[0] == "enable":
@@ -79,10 +93,15 @@ class FakeManager:
 
     def _show(self, unit: str) -> str:
         enabled = "enabled" if self.enabled else "disabled"
-        return (
-            f"ActiveState={self.state[unit]}\nResult={self.result[unit]}\n"
-            f"UnitFileState={enabled if unit == SOCKET else 'indirect'}\n"
-        )
+        found = {
+            "ActiveState": self.state[unit],
+            "Result": self.result[unit],
+            "UnitFileState": enabled if unit == SOCKET else "indirect",
+            "NeedDaemonReload": "no",
+            "InactiveExitTimestampMonotonic": f"{time.monotonic() * 1e6:.0f}",
+            **self.more[unit],
+        }
+        return "".join(f"{name}={value}\n" for name, value in found.items())
 
     def _launchctl(self, words: list[str]) -> Ran:
         if words[0] == "print" and words[1].count("/") > 1:

@@ -69,8 +69,10 @@ def test_sdist_and_wheel_hold_the_whole_package(
 
 
 def test_the_units_are_in_wheel_and_sdist(builds: dict[str, Path], wheels: dict[str, Path]) -> None:
-    kinds = [f"{kind}-{unit}" for kind in ("user", "system") for unit in (SOCKET, SERVICE)]
-    units = {f"tallymarkd/units/{name}" for name in kinds}
+    templates = {path.name for path in (ROOT / "daemon/src/tallymarkd/units").iterdir()}
+    kinds = {f"{kind}-{unit}" for kind in ("user", "system") for unit in (SOCKET, SERVICE)}
+    assert templates >= kinds
+    units = {f"tallymarkd/units/{name}" for name in templates}
     with zipfile.ZipFile(wheels["daemon"]) as archive:
         assert units <= set(archive.namelist())
     with tarfile.open(next(builds["daemon"].glob("*.tar.gz"))) as archive:

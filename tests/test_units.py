@@ -60,7 +60,7 @@ def units(kind: str, folder: Path, name: str = "plain", *, sandbox: bool = True)
         state_dir=render.quote(state),
         spool_dir=render.quote(state / "spool"),
         socket=render.literal(state / "run" / "t.sock"),
-        writable=f"{render.quote(state)} {render.quote('/mnt/other spool')}",
+        writable=f"{render.quote(state)} {render.quote('-/mnt/other spool')}",
         environment=render.quote(f"XDG_CONFIG_HOME={state}"),
         sandbox=sandbox,
     )
@@ -118,6 +118,12 @@ def test_hardening(tmp_path: Path, kind: str, threshold: int) -> None:
     _, service = write(tmp_path / "units", units(kind, tmp_path))
     done = exposed(tmp_path, service, threshold)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("kind", ["user", "system"])
+def test_what_every_psutil_reads_is_not_hidden(tmp_path: Path, kind: str) -> None:
+    """7.0 and older cannot be imported without /proc/stat, and the daemon takes those."""
+    assert "\nProcSubset=pid\n" not in units(kind, tmp_path)[render.SERVICE]
 
 
 def test_without_its_sandbox_a_user_unit_is_told_to_be_exposed(tmp_path: Path) -> None:

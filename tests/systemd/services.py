@@ -59,6 +59,10 @@ class Service:
         """Have ``tallymark service uninstall`` do it; gives what that says."""
         return self.tallymark("service", "uninstall", *self._scope, user=self.owner).stdout
 
+    def status(self) -> subprocess.CompletedProcess[str]:
+        """What ``tallymark service status`` says."""
+        return self.tallymark("service", "status", *self._scope, user=self.owner, check=False)
+
     @property
     def _scope(self) -> tuple[str, ...]:
         return ("--system",) if self.system else ()
@@ -101,6 +105,17 @@ class Service:
             self.machine.path(path).unlink()
             self.machine.path(self._drop_ins).rmdir()
             self.systemctl("daemon-reload")
+
+    @contextmanager
+    def configured(self, text: str) -> Iterator[None]:
+        """With this text as its settings, as its owner writes them."""
+        self.write(self.settings, text)
+        try:
+            yield
+        finally:
+            file = self.machine.path(self.settings)
+            file.unlink()
+            file.parent.rmdir()
 
     def write(self, path: Path, text: str) -> None:
         """Write a file of the service's owner."""

@@ -18,18 +18,6 @@ segment_bytes_max = "1MiB"
 
 
 @contextmanager
-def settings(service: Service, text: str) -> Iterator[None]:
-    """The service's configuration, as its owner writes it."""
-    service.write(service.settings, text)
-    try:
-        yield
-    finally:
-        file = service.machine.path(service.settings)
-        file.unlink()
-        file.parent.rmdir()
-
-
-@contextmanager
 def overheard(pid: int, log: Path) -> Iterator[Callable[[], list[str]]]:
     """Gives what gives the states that a process has told to systemd since."""
     options = ("-f", "-q", "-s", "200", "-e", "trace=sendto,sendmsg", "-o", str(log))
@@ -46,7 +34,7 @@ def test_a_reload_takes_over_what_can_change(service: Service, tmp_path: Path) -
     service.health()
     pid = service.pid()
     with (
-        settings(service, CHANGED),
+        service.configured(CHANGED),
         overheard(pid, tmp_path / "strace.log") as told,
         service.listening() as said,
     ):
@@ -68,7 +56,7 @@ def test_wrong_settings_leave_a_running_daemon_as_it_is(service: Service, tmp_pa
     service.health()
     pid = service.pid()
     with (
-        settings(service, 'log_fromat = "json"\n'),
+        service.configured('log_fromat = "json"\n'),
         overheard(pid, tmp_path / "strace.log") as told,
         service.listening() as said,
     ):

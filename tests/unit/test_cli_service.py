@@ -10,17 +10,27 @@ from tallymarkd.service.render import SERVICE, SOCKET
 from tests.service_parts import FakeManager
 from tests.tallymark_command import Tallymark
 
+TAKEN = (
+    "HOME",
+    "TALLYMARK_SPOOL_DIR",
+    "TALLYMARK_STATE_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+)
+
 
 @pytest.fixture
 def fake(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> FakeManager:
     made = FakeManager(tmp_path_factory.mktemp("m"))
-    made.fails["systemd-run"] = Ran(217)
+    made.sandbox_status = "226"
 
     def machine(env: dict[str, str], ask: object) -> Machine:
-        given = {name: env[name] for name in ("TALLYMARK_STATE_DIR", "HOME") if name in env}
+        given = {name: env[name] for name in TAKEN if name in env}
         return made.machine(uid=1000, **given)
 
     monkeypatch.setattr("tallymarkd.service.machine.this_machine", machine)
+    for name in TAKEN:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(made.home))
     monkeypatch.setenv("TALLYMARK_STATE_DIR", str(made.root / "s"))
     return made
@@ -57,6 +67,51 @@ def test_install_says_what_a_person_types_next(tallymark: Tallymark, fake: FakeM
 def test_an_option_goes_before_the_variable(tallymark: Tallymark, fake: FakeManager) -> None:
     assert tallymark("service", "install", "--state-dir", f"{fake.root}/o").code == 0
     assert f"--state-dir {fake.root}/o " in (units(fake) / SERVICE).read_text()
+
+
+@pytest.mark.parametrize("name", ["TALLYMARK_STATE_DIR", "XDG_STATE_HOME", "--state-dir"])
+def test_what_is_installed_stays_where_it_is(
+    tallymark: Tallymark, fake: FakeManager, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("TALLYMARK_STATE_DIR")
+    for each in ("TALLYMARK_SPOOL_DIR", "XDG_CONFIG_HOME", name):
+        monkeypatch.setenv(each, f"{fake.root}/{each[:7]}")
+    options = ("--state-dir", f"{fake.root}/option") if name == "--state-dir" else ()
+    assert tallymark("service", "install", *options).code == 0
+    before = {path: path.read_text() for path in units(fake).iterdir()}
+    for each in ("TALLYMARK_SPOOL_DIR", "XDG_CONFIG_HOME", name):
+        monkeypatch.delenv(each)
+
+    done = tallymark("service", "status")
+    assert (done.code, "differs" in done.out) == (0, False), done.out
+    done = tallymark("service", "install")
+    assert done.out.count("unchanged ") == 2
+    assert {path: path.read_text() for path in units(fake).iterdir()} == before
+    # Where agents now look is told, since it is elsewhere.
+    assert "clients look for tallymarkd in" in done.err
+    assert "agents leave what they cannot deliver in" in done.err
+
+
+def test_it_moves_when_it_is_told_to(
+    tallymark: Tallymark, fake: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tallymark("service", "install")
+    monkeypatch.setenv("TALLYMARK_STATE_DIR", f"{fake.root}/new")
+    monkeypatch.setenv("TALLYMARK_SPOOL_DIR", f"{fake.root}/spool")
+    assert "differs" in tallymark("service", "status").out
+    done = tallymark("service", "install")
+    assert f"the state was in {fake.root}/s, and stays there" in done.out
+    text = (units(fake) / SERVICE).read_text()
+    assert f"--state-dir {fake.root}/new --spool-dir {fake.root}/spool\n" in text
+
+
+def test_a_usual_place_that_is_too_long_does_not_matter_then(
+    tallymark: Tallymark, fake: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tallymark("service", "install")
+    monkeypatch.delenv("TALLYMARK_STATE_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", f"{fake.root}/{'x' * 100}")
+    assert tallymark("service", "status").code == 0
 
 
 def test_a_dry_run_prints_files_and_commands(tallymark: Tallymark, fake: FakeManager) -> None:

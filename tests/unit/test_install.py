@@ -29,7 +29,7 @@ OPT = Installation(Path("/opt/t/bin/tallymarkd"), Path("/opt/t/bin/python"))
 def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeManager:
     found = FakeManager(tmp_path_factory.mktemp("m"))
     # The tests' directory is below /tmp, which a sandbox would hide.
-    found.fails["systemd-run"] = Ran(217)
+    found.sandbox_status = "226"
     return found
 
 
@@ -125,6 +125,70 @@ def test_what_has_changed_is_brought_up_to_date(fake: FakeManager) -> None:
     assert told.of("updated") == [str(path)]
     assert "systemctl --user try-restart tallymarkd.service" in fake.changes
     assert path.read_text() == whole
+
+
+def test_an_install_that_was_cut_off_is_finished_by_the_next(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    scene.install()
+    fake.state[SERVICE] = "active"
+    path = scene.units / SERVICE
+    path.write_text(path.read_text().replace("WatchdogSec=30s\n", ""))
+    fake.fails["systemctl --user daemon-reload"] = Ran(1, err="Connection lost\n")
+    with pytest.raises(ServiceError, match="Connection lost"):
+        scene.install()
+
+    del fake.fails["systemctl --user daemon-reload"]
+    fake.more[SERVICE]["NeedDaemonReload"] = "yes"
+    fake.commands.clear()
+    told = scene.install()
+    assert told.of("unchanged") == [str(scene.units / SOCKET), str(path)]
+    assert fake.changes == [
+        "systemctl --user daemon-reload",
+        "systemctl --user try-restart tallymarkd.service",
+        "systemctl --user enable --now tallymarkd.socket",
+    ]
+    # systemd has read it since, and what runs is older.
+    fake.more[SERVICE] = {"InactiveExitTimestampMonotonic": "1"}
+    fake.commands.clear()
+    scene.install()
+    assert "systemctl --user try-restart tallymarkd.service" in fake.changes
+
+
+def test_a_mac_is_left_without_the_job_rather_than_with_an_old_one(
+    fake: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake.machine(platform="darwin", uid=501)
+    places = installing.places_for(machine, system=False, state_dir=fake.root / "s")
+    manager = installing.manager_for(machine, FS, OPT, places, system=False)
+
+    def install() -> None:
+        installing.install(machine, FS, manager, places, system=False, tell=Told())
+
+    install()
+    (path,) = manager.paths()
+    path.write_text(path.read_text().replace("Standard", "Background"))
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr("tallymarkd.service.unit_files.write", cut)
+        with pytest.raises(KeyboardInterrupt):
+            install()
+    assert not fake.loaded
+    install()
+    assert fake.loaded
+
+
+def cut(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_daemon_that_reads_a_long_journal_is_not_a_failed_install(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    fake.answer = None
+    fake.state[SERVICE] = "activating"
+    told = scene.install()
+    assert "reads its journal" in told.of("starting")[0]
+    fake.more[SERVICE] = {"SubState": "auto-restart", "ExecMainStatus": "1"}
+    with pytest.raises(ServiceError, match="nobody is there"):
+        scene.install()
 
 
 def test_a_new_state_directory_leaves_the_old_one_and_says_so(fake: FakeManager) -> None:
@@ -240,6 +304,29 @@ def test_settings_with_which_it_would_not_start(fake: FakeManager, text: str, to
     assert not scene.units.exists()
     config.write_text("strict = true")
     scene.install()
+
+
+def test_variables_of_the_manager_count_too(fake: FakeManager) -> None:
+    scene = Scene(fake)
+    fake.environment |= {"TALLYMARK_FOO": "1", "TALLYMARK_SOCKET": "/else"}
+    with pytest.raises(UsageError, match="cannot use variable TALLYMARK_FOO: there is no such"):
+        scene.install()
+    (note,) = scene.told.of("note")
+    assert note == (
+        "TALLYMARK_FOO: the service has it from its manager; "
+        "systemctl --user unset-environment TALLYMARK_FOO takes it away"
+    )
+    assert not scene.units.exists()
+    # Settings are where the service looks for them, which is where its manager says.
+    del fake.environment["TALLYMARK_FOO"]
+    fake.environment["XDG_CONFIG_HOME"] = f"{fake.root}/c"
+    config = fake.root / "c" / "tallymark" / "tallymarkd.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("strikt = true")
+    with pytest.raises(UsageError, match="cannot use setting strikt in"):
+        scene.install()
+    config.write_text("strict = true")
+    assert scene.install().of("note") == []
 
 
 def test_the_system_has_its_settings_in_etc(

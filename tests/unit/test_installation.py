@@ -8,6 +8,7 @@ import pytest
 
 from tallymark.errors import PathError
 from tallymarkd.service import installation
+from tallymarkd.service.installation import Installation
 from tallymarkd.service.machine import ServiceError
 
 
@@ -66,27 +67,85 @@ def test_what_will_not_stay_is_told(path: str, told: str) -> None:
     assert told in "".join(said)
 
 
-@pytest.mark.parametrize("path", ["/tmp/a/tallymarkd", "/var/tmp/tallymarkd"])
-def test_a_sandboxed_service_sees_no_tmp(path: str) -> None:
-    with pytest.raises(PathError, match=r"cannot have tallymarkd in .*tmp.*choose another"):
-        installation.check_for_sandbox(Path(path), "tallymarkd")
-    installation.check_for_sandbox(Path("/tmpfs/x"), "tallymarkd")
+USUAL = Path("/usr/bin/python3")
+
+NO_TMP = r"cannot have {} in .*tmp.*: it is below .*tmp, .*; choose another"
 
 
-@pytest.mark.parametrize("path", ["/home/a/venv/bin/tallymarkd", "/root/venv/bin/tallymarkd"])
+@pytest.mark.parametrize("folder", ["/tmp", "/var/tmp"])
+def test_a_sandboxed_service_sees_no_tmp(folder: str) -> None:
+    inside, outside = Path(folder) / "a" / "x", Path("/tmpfs/x")
+    for refuse in (
+        lambda it: installation.check_for_sandbox(it, {}),
+        installation.check_for_system,
+    ):
+        with pytest.raises(PathError, match=NO_TMP.format("tallymarkd")):
+            refuse(Installation(inside, USUAL))
+    with pytest.raises(PathError, match=NO_TMP.format("the interpreter of tallymarkd")):
+        installation.check_for_sandbox(Installation(outside, inside), {})
+    with pytest.raises(PathError, match=NO_TMP.format("the spool directory")):
+        installation.check_for_sandbox(
+            Installation(outside, USUAL), {"the spool directory": inside}
+        )
+    installation.check_for_sandbox(Installation(outside, USUAL), {"the state directory": outside})
+
+
+@pytest.mark.parametrize("path", ["/home/a/venv/bin/x", "/root/venv/bin/x", "/run/user/1/x"])
 def test_the_system_sees_no_home(path: str) -> None:
-    with pytest.raises(PathError, match="which the system's service cannot see"):
-        installation.check_for_system(Path(path))
+    with pytest.raises(PathError, match="tallymarkd in .* the system's service cannot see"):
+        installation.check_for_system(Installation(Path(path), USUAL))
+    with pytest.raises(PathError, match="interpreter .* the system's service cannot see"):
+        installation.check_for_system(Installation(USUAL, Path(path)))
 
 
-def test_the_system_needs_what_everybody_can_execute(tmp_path: Path) -> None:
-    daemon = command(tmp_path / "opt" / "bin")
-    for folder in (tmp_path / "opt", tmp_path / "opt" / "bin"):
-        folder.chmod(0o755)
-    for path in (daemon, daemon.parent):
+@pytest.fixture
+def opt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for everybody: the tests' own is below /tmp, and closed."""
+    folder, mode = tmp_path / "opt", installation.mode
+    folder.mkdir()
+    monkeypatch.setattr(installation, "OWN_TO_A_SERVICE", (f"{tmp_path}/tmp",))
+    monkeypatch.setattr(installation, "HIDDEN_FROM_THE_SYSTEM", (f"{tmp_path}/home",))
+    monkeypatch.setattr(
+        installation, "mode", lambda path: mode(path) if path.is_relative_to(folder) else 0o755
+    )
+    return folder
+
+
+def test_links_are_followed_to_what_is_executed(tmp_path: Path, opt: Path) -> None:
+    daemon, python = command(opt / "venv" / "bin"), opt / "venv" / "bin" / "python"
+    shared = command(opt / "python")
+    home = command(tmp_path / "home" / "uv" / "python")
+    link = tmp_path / "home" / "link"
+    link.symlink_to(shared)
+    for target, fits in ((shared, True), (home, False), (link, False)):
+        python.unlink(missing_ok=True)
+        python.symlink_to(target)
+        if fits:
+            installation.check_for_system(Installation(daemon, python))
+        else:
+            with pytest.raises(PathError, match=f"the interpreter of tallymarkd in {target}"):
+                installation.check_for_system(Installation(daemon, python))
+
+
+def test_links_that_lead_nowhere_end(tmp_path: Path, opt: Path) -> None:
+    ring = tmp_path / "tmp" / "ring"
+    ring.parent.mkdir()
+    ring.symlink_to(ring)
+    with pytest.raises(PathError, match="the interpreter of tallymarkd"):
+        installation.check_for_sandbox(Installation(opt, ring), {})
+
+
+@pytest.mark.parametrize("which", ["daemon", "python"])
+def test_the_system_needs_what_everybody_can_execute(opt: Path, which: str) -> None:
+    daemon, real = command(opt / "bin"), command(opt / "versions" / "3")
+    python = opt / "bin" / "python"
+    python.symlink_to(real)
+    closed = daemon if which == "daemon" else real
+    installed = Installation(daemon, python)
+    installation.check_for_system(installed)
+    for path in (closed, closed.parent):
         mode = path.stat().st_mode
         path.chmod(0o700)
-        with pytest.raises(PathError, match="is not open to others") as caught:
-            installation.check_for_system(daemon)
-        assert (f": {path} is" in str(caught.value)) or path == daemon.parent
+        with pytest.raises(PathError, match=f": {path} is not open to others"):
+            installation.check_for_system(installed)
         path.chmod(mode)

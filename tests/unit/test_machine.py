@@ -48,10 +48,12 @@ def test_the_cause_is_the_last_line(ran: Ran, cause: str) -> None:
 
 def test_the_users_runtime_directory_is_found_without_being_told(tmp_path: Path) -> None:
     uid = os.geteuid()
-    env = {"XDG_RUNTIME_DIR": "/run/user/12345"}
+    env = {"XDG_RUNTIME_DIR": "/run/user/12345", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/else"}
     assert with_runtime_dir(env, uid, tmp_path) == env
     (tmp_path / str(uid)).mkdir()
-    assert with_runtime_dir(env, uid, tmp_path) == {"XDG_RUNTIME_DIR": str(tmp_path / str(uid))}
+    ours = tmp_path / str(uid)
+    found = {"XDG_RUNTIME_DIR": f"{ours}", "DBUS_SESSION_BUS_ADDRESS": f"unix:path={ours}/bus"}
+    assert with_runtime_dir(env, uid, tmp_path) == found
     # One that is somebody else's is none.
     (tmp_path / "4711").mkdir()
     assert with_runtime_dir(env, 4711, tmp_path) == env

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tallymark.errors import PathError
 from tallymarkd.service import plist, render
 from tests.launchd_keys import complaints
 
@@ -53,6 +54,18 @@ def test_the_text_is_read_back_as_it_was() -> None:
     assert plistlib.loads(text.encode()) == job()
     assert render.MARK in text
     assert "<!-- " in text.splitlines()[2]
+
+
+@pytest.mark.parametrize("text", ["/a\x01b", "/a\nb", "/a\udcff"])
+@pytest.mark.parametrize("which", ["daemon", "state_dir", "spool_dir", "socket", "log_dir"])
+def test_what_no_plist_can_hold_is_refused(which: str, text: str) -> None:
+    given: dict[str, Any] = dict.fromkeys(
+        ("daemon", "state_dir", "spool_dir", "socket", "log_dir"), HOME
+    )
+    with pytest.raises(PathError, match="cannot write '/a.*into a LaunchAgent.*choose another"):
+        plist.launch_agent(**{**given, which: PurePosixPath(text)})
+    with pytest.raises(PathError, match="cannot write '/a.*into a LaunchAgent"):
+        plist.launch_agent(**given, environment={"XDG_CONFIG_HOME": text})
 
 
 def test_no_environment_is_no_key() -> None:

@@ -57,7 +57,7 @@ def test_a_users_units() -> None:
     assert "\nExecStart=:/bin/d --state-dir /s --spool-dir /p\n" in text
     assert "\nReadWritePaths=/s /p\n" in text
     assert "@{" not in text
-    assert "Environment=" not in text
+    assert "\nEnvironment=" not in text
     assert "\nEnvironment=A=b\n" in user(environment="A=b")
 
 
@@ -65,6 +65,9 @@ def test_without_namespaces_the_rest_of_the_hardening_stays() -> None:
     text = user(sandbox=False)
     assert "PrivateUsers=" not in text
     assert "ReadWritePaths=" not in text
+    # Outside of PrivateUsers= a user's manager may not, and the service would not start.
+    assert "CapabilityBoundingSet=" not in text
+    assert "\nCapabilityBoundingSet=\n" in user()
     assert "\nSystemCallFilter=@system-service\n" in text
 
 
@@ -75,6 +78,15 @@ def test_the_systems_units() -> None:
         "\nExecStart=:/bin/d --state-dir /var/lib/tallymark "
         "--spool-dir /var/lib/tallymark/spool --serve all\n" in texts[render.SERVICE]
     )
+    assert "\nCapabilityBoundingSet=\n" in texts[render.SERVICE]
+
+
+def test_what_both_services_have_is_written_once() -> None:
+    alike = render.system_units(daemon="/bin/d", socket="/s")[render.SERVICE]
+    unset = "UnsetEnvironment=TALLYMARK_SOCKET TALLYMARK_LAUNCHD PYTHONHOME PYTHONPATH"
+    for line in (unset, "RestartPreventExitStatus=2", "WatchdogSec=30s", "RestrictNamespaces=yes"):
+        assert f"\n{line}\n" in user()
+        assert f"\n{line}\n" in alike
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,31 @@ def test_a_daemon_that_does_not_answer(running: FakeManager) -> None:
     found = status(running)
     assert (found.exit_code, found.daemon) == (1, None)
     assert "nobody is there; see journalctl" in found.problems[0]
+
+
+def test_a_daemon_that_does_not_stay_up(running: FakeManager) -> None:
+    running.state[SERVICE] = "activating"
+    running.result[SERVICE] = "exit-code"
+    running.more[SERVICE] = {
+        "SubState": "auto-restart", "ExecMainCode": "1", "ExecMainStatus": "74",
+    }  # fmt: skip
+    found = status(running)
+    assert (found.exit_code, found.daemon, running.asked) == (1, None, [])
+    assert found.problems == [
+        ("it does not stay up (exit-code, exit code 74): journalctl --user-unit "
+        "tallymarkd.service --follow tells why")
+    ]  # fmt: skip
+
+
+def test_one_that_is_starting_is_told_as_that(running: FakeManager) -> None:
+    running.state[SERVICE] = "activating"
+    running.answer = None
+    found = status(running)
+    assert found.problems[0].startswith("it is still starting, and reads its journal: ")
+
+
+def test_what_systemd_has_not_taken_over(running: FakeManager) -> None:
+    running.more[SOCKET]["NeedDaemonReload"] = "yes"
+    assert status(running).problems == [
+        "tallymarkd.socket has changed since it was taken over: tallymark service install"
+    ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_users_files(fake: FakeManager) -> None:
 def test_what_is_elsewhere_is_writable_too_and_in_the_environment(fake: FakeManager) -> None:
     found = user(fake, TALLYMARK_STATE_DIR="/s 1", XDG_CONFIG_HOME="/c 1").files()
     text = next(text for path, text in found.items() if path.name == SERVICE)
-    assert '\nReadWritePaths="/s 1" /data/tallymark/spool\n' in text
+    assert '\nReadWritePaths="/s 1" -/data/tallymark/spool\n' in text
     assert '\nEnvironment="XDG_CONFIG_HOME=/c 1"\n' in text
 
 
@@ -72,7 +73,7 @@ def test_units_go_where_the_manager_looks(fake: FakeManager) -> None:
 
 
 def test_where_there_are_no_namespaces_the_unit_asks_for_none(fake: FakeManager) -> None:
-    fake.fails["systemd-run"] = Ran(217)
+    fake.sandbox_status = "226"
     manager = user(fake)
     files = manager.files()
     (tried,) = [line for line in fake.commands if line.startswith("systemd-run")]
@@ -89,20 +90,39 @@ def test_where_there_are_no_namespaces_the_unit_asks_for_none(fake: FakeManager)
     assert not [line for line in fake.commands if line.startswith("systemd-run")]
 
 
+@pytest.mark.parametrize("status", ["217", "218", "225", "226"])
+def test_what_systemd_says_of_a_service_that_gets_no_namespaces(
+    fake: FakeManager, status: str
+) -> None:
+    fake.sandbox_status = status
+    service = user(fake).files()[user(fake).paths()[1]]
+    assert "PrivateUsers=" not in service
+
+
+@pytest.mark.parametrize("status", ["0", "1", "203", ""])
+def test_what_fails_otherwise_says_nothing_of_namespaces(fake: FakeManager, status: str) -> None:
+    fake.fails["systemd-run"] = Ran(1, err="Failed to connect to bus\n")
+    fake.sandbox_status = status
+    with pytest.raises(ServiceError, match="cannot see whether .*: Failed to connect to bus;"):
+        user(fake).files()
+
+
 def test_a_sandbox_hides_tmp(fake: FakeManager, tmp_path: Path) -> None:
     with pytest.raises(PathError, match="cannot have tallymarkd in"):
         user(fake, installation(tmp_path)).files()
     with pytest.raises(PathError, match="cannot have the state directory in /tmp/s"):
         user(fake, TALLYMARK_STATE_DIR="/tmp/s").files()
-    fake.fails["systemd-run"] = Ran(217)
+    with pytest.raises(PathError, match="cannot have the spool directory in /tmp/s"):
+        user(fake, TALLYMARK_SPOOL_DIR="/tmp/s").files()
+    fake.sandbox_status = "226"
     assert user(fake, TALLYMARK_STATE_DIR="/tmp/s").files()
 
 
 def test_the_systems_files(fake: FakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked: list[Path] = []
+    checked: list[Installation] = []
     monkeypatch.setattr("tallymarkd.service.installation.check_for_system", checked.append)
     files = system(fake).files()
-    assert checked == [OPT.daemon]
+    assert checked == [OPT]
     etc = fake.root / "etc"
     units = etc / "systemd" / "system"
     assert list(files) == [etc / "sysusers.d" / SYSUSERS, units / SOCKET, units / SERVICE]
@@ -149,6 +169,8 @@ def test_condition(fake: FakeManager) -> None:
     assert user(fake).condition() == STOPPED
     fake.state.update({SOCKET: "active", SERVICE: "activating"})
     fake.enabled = True
+    assert user(fake).condition() == dataclasses.replace(RUNNING, starting=True)
+    fake.state[SERVICE] = "active"
     assert user(fake).condition() == RUNNING
     fake.state.update({SOCKET: "failed", SERVICE: "failed"})
     fake.result.update({SOCKET: "service-start-limit-hit", SERVICE: "exit-code"})
@@ -206,9 +228,25 @@ def test_the_installed_socket_tells_where_the_state_is(fake: FakeManager) -> Non
     assert manager.state_dir() == Path("/data/tallymark")
     path = manager.paths()[0]
     path.parent.mkdir(parents=True)
-    path.write_text(f"[Socket]\nListenStream={render.literal('/100% x/run/tallymark.sock')}\n")
+    listen = f"ListenStream={render.literal('/100% x/run/tallymark.sock')}"
+    path.write_text(f"[Socket]\n{listen}\n")
+    assert manager.state_dir() == Path("/data/tallymark"), "it is not ours"
+    path.write_text(f"# {render.marker()}\n[Socket]\n{listen}\n")
     assert manager.socket() == Path("/100% x/run/tallymark.sock")
     assert manager.state_dir() == Path("/100% x")
+
+
+def test_what_is_installed_is_found_where_units_may_be(fake: FakeManager) -> None:
+    assert user(fake).kept() is None
+    for path, text in user(fake).files().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    fake.commands.clear()
+    kept = user(fake, XDG_CONFIG_HOME="/conf").kept()
+    assert kept is not None
+    assert kept.state_dir == Path("/data/tallymark")
+    assert fake.commands == []
+    assert system(fake).kept() is None
 
 
 def test_lines(fake: FakeManager) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from tallymark import paths
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.messages import HealthReport
 from tallymarkd.cli.output import print_json, say
@@ -17,8 +16,9 @@ from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
+    from tallymarkd.service.installation import Installation
     from tallymarkd.service.machine import Machine
-    from tallymarkd.service.managers import Manager
+    from tallymarkd.service.managers import Condition, Manager
     from tallymarkd.service.places import Places
     from tallymarkd.service.standing import Status
 
@@ -53,15 +53,16 @@ def system_option(function: F) -> F:
 def install_command(place: Place, system: bool, only_show: bool) -> int:
     """Install the service, or bring it up to date.
 
-    It keeps its state where --state-dir or TALLYMARK_STATE_DIR says, else in the
-    usual place. Doing it again changes nothing that is right.
+    It keeps its state where --state-dir or TALLYMARK_STATE_DIR says, else where an
+    installed one has it, else in the usual place. Doing it again changes nothing that
+    is right.
     """
     from tallymarkd.service.install import dry_run, install, warm_up
     from tallymarkd.service.installation import this_installation
 
     machine = _machine(place)
     installed = this_installation()
-    places, manager = _manager(machine, place, system=system)
+    places, manager = _manager(machine, place, installed, system=system)
     if only_show:
         dry_run(manager, _show)
         return 0
@@ -83,9 +84,10 @@ def install_command(place: Place, system: bool, only_show: bool) -> int:
 def uninstall_command(place: Place, system: bool) -> int:
     """Stop the service and remove its files; what was recorded stays."""
     from tallymarkd.service.install import uninstall
+    from tallymarkd.service.installation import this_installation
 
     machine = _machine(place)
-    _, manager = _manager(machine, place, system=system)
+    _, manager = _manager(machine, place, this_installation(), system=system)
     if not uninstall(machine, OsFileSystem(), manager, _tell):
         say("there is no service to remove")
     return 0
@@ -100,12 +102,11 @@ def status_command(place: Place, system: bool) -> int:
 
     Exit code 0 all is well, 1 something is not, 2 it is not installed.
     """
+    from tallymarkd.service.installation import this_installation
     from tallymarkd.service.standing import look
 
     machine = _machine(place)
-    _, manager = _manager(machine, place, system=system)
-    if not system and not _given_state_dir(place):
-        _, manager = _manager(machine, place, system=False, state_dir=manager.state_dir())
+    _, manager = _manager(machine, place, this_installation(), system=system)
     status = look(machine, OsFileSystem(), manager)
     if place.as_json:
         print_json({**asdict(status), "exit_code": status.exit_code})
@@ -120,11 +121,10 @@ def show(status: Status) -> None:
     click.echo(f"{status.kind} service: {'installed' if status.installed else 'not installed'}")
     rows = [(how, path) for path, how in status.files.items()]
     if status.installed:
-        running = "running" if found.running else "starts at the first connection"
         rows += [
             ("socket", f"{status.socket} ({'listening' if found.listening else 'stopped'})"),
             ("state", status.state_dir),
-            ("daemon", running if found.listening or found.running else "stopped"),
+            ("daemon", _daemon(found)),
         ]
     if status.daemon is not None:
         rows.append(("health", str(status.daemon["status"])))
@@ -134,11 +134,13 @@ def show(status: Status) -> None:
         click.echo(f"  ! {one_line(problem)}")
 
 
-def _given_state_dir(place: Place) -> Path | None:
-    """The one that was said to be used; not the usual one."""
-    if place.state_dir:
-        return paths.absolute(place.state_dir)
-    return paths.said_state_dir(place.env)
+def _daemon(found: Condition) -> str:
+    """What it does, in a few words."""
+    if found.looping:
+        return f"does not stay up: {found.looping}"
+    if found.running:
+        return "starting" if found.starting else "running"
+    return "starts at the first connection" if found.listening else "stopped"
 
 
 def _machine(place: Place) -> Machine:
@@ -153,19 +155,16 @@ def _machine(place: Place) -> Machine:
 
 
 def _manager(
-    machine: Machine, place: Place, *, system: bool, state_dir: Path | None = None
+    machine: Machine, place: Place, installed: Installation, *, system: bool
 ) -> tuple[Places, Manager]:
-    from tallymarkd.service.install import manager_for, places_for
-    from tallymarkd.service.installation import this_installation
+    from tallymarkd.service.install import find
 
     if place.socket:
         raise click.UsageError(
             "the socket of a service stands in its state directory; choose that with --state-dir"
         )
     given = Path(place.state_dir) if place.state_dir else None
-    places = places_for(machine, system=system, state_dir=state_dir or given)
-    installed = this_installation()
-    return places, manager_for(machine, OsFileSystem(), installed, places, system=system)
+    return find(machine, OsFileSystem(), installed, system=system, state_dir=given)
 
 
 def _tell(word: str, what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tallymark.errors import DeliveryError, TallymarkError, UsageError
@@ -14,26 +14,42 @@ from tallymarkd.config import load_settings
 from tallymarkd.core.layout import Layout
 from tallymarkd.service import unit_files
 from tallymarkd.service.installation import Installation
+from tallymarkd.service.kept import CONFIG_HOME, Kept
 from tallymarkd.service.launchctl import Launchd
 from tallymarkd.service.machine import Machine, Ran, ServiceError
-from tallymarkd.service.managers import Condition, Manager, failed, perform
+from tallymarkd.service.managers import Condition, Manager, Step, failed, perform
 from tallymarkd.service.places import Places, system_places, user_places
 from tallymarkd.service.systemd import SystemSystemd, UserSystemd
+from tallymarkd.setting import PREFIX
 
 Tell = Callable[[str, str], None]
 """Takes a word for what was done, and what it was done to."""
 
 
-def places_for(machine: Machine, *, system: bool, state_dir: Path | None) -> Places:
+def places_for(
+    machine: Machine, *, system: bool, state_dir: Path | None, kept: Kept | None = None
+) -> Places:
     """Where the service has its files. Raises ``UsageError`` for what cannot be."""
     if not system:
-        return user_places(machine, state_dir)
+        return user_places(machine, state_dir, kept)
     if state_dir is not None:
         raise UsageError(
             "cannot use --state-dir with --system: the system's service keeps its state in "
             "/var/lib/tallymark"
         )
     return system_places()
+
+
+def find(
+    machine: Machine, fs: FileSystem, installed: Installation, *, system: bool,
+    state_dir: Path | None,
+) -> tuple[Places, Manager]:  # fmt: skip
+    """The manager, and where the service has its files: where an installed one has them,
+    if nothing else is said. Raises ``UsageError``, ``ServiceError``, ``PathError``."""
+    # What is installed is found wherever its places are.
+    kept = manager_for(machine, fs, installed, system_places(), system=system).kept()
+    places = places_for(machine, system=system, state_dir=state_dir, kept=kept)
+    return places, manager_for(machine, fs, installed, places, system=system)
 
 
 def manager_for(
@@ -93,26 +109,32 @@ def install(
     manager.check()
     before = manager.condition()
     _prepare(fs, places, system=system)
-    _check_settings(machine, places, system=system)
+    given = _given_by(manager, tell, system=system)
+    _check_settings(machine, places, given, system=system)
     if not before.running:
         _refuse_others(machine, places, before)
     old = manager.state_dir()
     files = manager.files()
     unit_files.refuse_foreign(fs, files)
-    changed = set()
+    found = {path: unit_files.look(fs, path, text) for path, text in files.items()}
+    # Those as well that an earlier install wrote, and was cut off before they took effect.
+    changed = {p for p, how in found.items() if how != "current" or p.name in before.behind}
+    _perform(machine, manager.before_writing(changed, before), tell)
     for path, text in files.items():
-        found = unit_files.look(fs, path, text)
-        if found != "current":
+        if found[path] != "current":
             unit_files.write(fs, path, text, directory_mode=manager.directory_mode)
-            changed.add(path)
-        tell({"current": "unchanged", "missing": "written"}.get(found, "updated"), str(path))
+        tell({"current": "unchanged", "missing": "written"}.get(found[path], "updated"), str(path))
     if old != manager.state_dir():
         tell("note", f"the state was in {old}, and stays there: from now on it is kept in "
              f"{manager.state_dir()}")  # fmt: skip
-    for step in manager.after_writing(changed, before):
+    _perform(machine, manager.after_writing(changed, before), tell)
+    _see_it_answer(machine, manager, tell)
+
+
+def _perform(machine: Machine, steps: Sequence[Step], tell: Tell) -> None:
+    for step in steps:
         perform(machine, step, "install the service")
         tell("ran", " ".join(step.command))
-    _see_it_answer(machine, manager, tell)
 
 
 def _refuse_others(machine: Machine, places: Places, before: Condition) -> None:
@@ -152,11 +174,26 @@ def _prepare(fs: FileSystem, places: Places, *, system: bool) -> None:
             ) from None
 
 
-def _check_settings(machine: Machine, places: Places, *, system: bool) -> None:
-    """Raises ``UsageError`` for a settings file with which the service would not start."""
-    env = {"HOME": str(machine.home), **places.environment}
+def _given_by(manager: Manager, tell: Tell, *, system: bool) -> dict[str, str]:
+    """What of its manager's environment the service goes by."""
+    found = manager.environment()
+    ours = [name for name in found if name.startswith(PREFIX)]
+    if ours:
+        scope = "" if system else " --user"
+        tell("note", f"{', '.join(ours)}: the service has it from its manager; "
+             f"systemctl{scope} unset-environment {' '.join(ours)} takes it away")  # fmt: skip
+    return {name: found[name] for name in (*ours, CONFIG_HOME) if name in found}
+
+
+def _check_settings(
+    machine: Machine, places: Places, given: Mapping[str, str], *, system: bool
+) -> None:
+    """Raises ``UsageError`` for settings with which the service would not start.
+    ``given`` are variables that it has from its manager."""
+    env = {"HOME": str(machine.home), **given, **places.environment}
     if system:
-        env = {"HOME": str(places.state_dir), "XDG_CONFIG_HOME": str(machine.root / "etc")}
+        etc = str(machine.root / "etc")
+        env = {**given, "HOME": str(places.state_dir), CONFIG_HOME: etc}
     options = {"state_dir": str(places.state_dir), "spool_dir": str(places.spool_dir)}
     settings = load_settings(options, env, machine.platform)
     # What is only the default is the socket that the daemon is given.
@@ -173,8 +210,12 @@ def _see_it_answer(machine: Machine, manager: Manager, tell: Tell) -> None:
     try:
         answer = machine.ask(socket)
     except DeliveryError as error:
+        log = manager.lines().log
+        if manager.condition().starting:
+            tell("starting", f"tallymarkd reads its journal, and answers when it has; {log}")
+            return
         raise ServiceError(
-            f"cannot see the installed service answer: {error}; its log: {manager.lines().log}"
+            f"cannot see the installed service answer: {error}; its log: {log}"
         ) from None
     version = answer.report.get("version", "")
     tell("answers", f"tallymarkd {version} at {socket}, health {answer.status}")

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,11 @@ PASSING = {
 
 OWN_TO_A_SERVICE = ("/tmp", "/var/tmp")  # noqa: S108 - where nothing may be
 """A sandboxed service has these for itself, and sees nothing of the others'."""
+
+TMP_IS_ITS_OWN = "which the service has for itself alone"
+
+LINKS_MAX = 40
+"""As many as Linux follows."""
 
 HIDDEN_FROM_THE_SYSTEM = ("/home", "/root", "/run/user")
 
@@ -95,26 +100,63 @@ def notes(daemon: Path, editable_from: str) -> list[str]:
     return said
 
 
-def check_for_sandbox(path: Path, what: str) -> None:
-    """Raises ``PathError`` for what a service that has its own /tmp cannot see."""
-    _refuse_below(path, OWN_TO_A_SERVICE, what, "which the service has for itself alone")
+def check_for_sandbox(installed: Installation, places: Mapping[str, Path]) -> None:
+    """Raises ``PathError`` for what a user's service, which has its own /tmp, cannot see.
+    ``places`` are directories of its own, by what they are."""
+    for what, paths in _executed(installed).items():
+        _refuse_below(paths, OWN_TO_A_SERVICE, what, TMP_IS_ITS_OWN)
+    for what, path in places.items():
+        _refuse_below(_ways(path), OWN_TO_A_SERVICE, what, TMP_IS_ITS_OWN)
 
 
-def check_for_system(daemon: Path) -> None:
+def check_for_system(installed: Installation) -> None:
     """Raises ``PathError`` where the system's service could not run the daemon."""
-    _refuse_below(daemon, HIDDEN_FROM_THE_SYSTEM, COMMAND, "which the system's service cannot see")
-    for path in (daemon, *daemon.parents):
-        needed = stat.S_IXOTH | (stat.S_IROTH if path == daemon else 0)
-        if path.stat().st_mode & needed != needed:
+    for what, paths in _executed(installed).items():
+        _refuse_below(paths, OWN_TO_A_SERVICE, what, TMP_IS_ITS_OWN)
+        _refuse_below(paths, HIDDEN_FROM_THE_SYSTEM, what, "which the system's service cannot see")
+        _refuse_closed(paths, what)
+
+
+def _executed(installed: Installation) -> dict[str, list[Path]]:
+    """What is executed, the one by the other, and all paths on the way to it: a venv's
+    interpreter is a link, and uv, pyenv and pipx have the real one in a home."""
+    return {
+        COMMAND: _ways(installed.daemon),
+        f"the interpreter of {COMMAND}": _ways(installed.python),
+    }
+
+
+def _ways(path: Path) -> list[Path]:
+    """A path, what it links to, link by link, and where it really is."""
+    found = [Path(os.path.normpath(path))]
+    while found[-1].is_symlink() and len(found) <= LINKS_MAX:
+        link = found[-1]
+        found.append(Path(os.path.normpath(link.parent / link.readlink())))
+    return list(dict.fromkeys([*found, Path(os.path.realpath(path))]))
+
+
+def mode(path: Path) -> int:
+    """The permissions of what a path leads to."""
+    return path.stat().st_mode
+
+
+def _refuse_closed(ways: Sequence[Path], what: str) -> None:
+    executed = ways[-1]
+    for path in (executed, *(parent for way in ways for parent in way.parents)):
+        needed = stat.S_IXOTH | (stat.S_IROTH if path == executed else 0)
+        if mode(path) & needed != needed:
             raise PathError(
-                f"cannot run {daemon} as the user tallymark: {path} is not open to others; "
-                "install tallymark where all can read it, in /opt for example"
+                f"cannot run {what} {executed} as the user tallymark: {path} is not open to "
+                "others; install tallymark, and the Python that it uses, where all can read "
+                "it, in /opt for example"
             )
 
 
-def _refuse_below(path: Path, folders: Sequence[str], what: str, why: str) -> None:
-    for folder in folders:
-        if os.path.realpath(path).startswith(f"{folder}/"):
-            raise PathError(
-                f"cannot have {what} in {path}: it is below {folder}, {why}; choose another place"
-            )
+def _refuse_below(paths: Sequence[Path], folders: Sequence[str], what: str, why: str) -> None:
+    for path in paths:
+        for folder in folders:
+            if path.is_relative_to(folder):
+                raise PathError(
+                    f"cannot have {what} in {path}: it is below {folder}, {why}; choose another "
+                    "place, and for an interpreter one that is installed for everybody"
+                )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import plistlib
 import shlex
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from xml.parsers.expat import ExpatError
 
 from tallymark.fs import FileSystem
 from tallymarkd.service import plist, unit_files
 from tallymarkd.service.installation import Installation
+from tallymarkd.service.kept import Kept, from_plist
 from tallymarkd.service.machine import Machine, ServiceError
 from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
 from tallymarkd.service.places import Places
@@ -67,16 +66,17 @@ class Launchd(OnMachine):
         """As ``files``."""
         return self.files()
 
-    def socket(self) -> Path:
+    def kept(self) -> Kept | None:
         text = unit_files.read(self._fs, self._file()) or ""
-        try:
-            job = plistlib.loads(text.encode())
-            return Path(job["Sockets"][plist.SOCKET_KEY]["SockPathName"])
-        except (ExpatError, plistlib.InvalidFileException, ValueError, KeyError, TypeError):
-            return self._places.socket
+        return from_plist(text) if unit_files.is_ours(text) else None
+
+    def socket(self) -> Path:
+        kept = self.kept()
+        return (kept and kept.socket) or self._places.socket
 
     def state_dir(self) -> Path:
-        return self.socket().parent.parent
+        kept = self.kept()
+        return (kept and kept.state_dir) or self._places.state_dir
 
     def condition(self) -> Condition:
         done = self._machine.run(("launchctl", "print", self._job))
@@ -84,6 +84,15 @@ class Launchd(OnMachine):
         # The first of its lines at this depth; launchctl's output is for people.
         running = "\n\tstate = running" in done.out
         return Condition(listening=loaded, running=running, enabled=loaded)
+
+    def environment(self) -> Mapping[str, str]:
+        """Nothing: what launchctl setenv has set, it does not list."""
+        return {}
+
+    def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
+        # launchd does not tell what a loaded job was read from. Unloaded first, it is never
+        # an old one beside a new file.
+        return self.before_removing() if before.listening and changed else []
 
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         # launchd makes no directory for what it opens.
@@ -93,8 +102,6 @@ class Launchd(OnMachine):
         ]
         if before.listening and not changed:
             return steps
-        if before.listening:
-            steps += self.before_removing()
         return [
             *steps,
             Step(("launchctl", "enable", self._job)),

@@ -80,14 +80,18 @@ def with_runtime_dir(
 ) -> Mapping[str, str]:
     """The environment, in which this user's manager can be found.
 
-    cron gives no XDG_RUNTIME_DIR, and su leaves that of whoever called it.
+    cron gives no XDG_RUNTIME_DIR, and su leaves that of whoever called it. The bus of a
+    session may be one that its manager is not on, as that of dbus-run-session.
     """
     usual = runtime_dirs / str(uid)
     try:
         ours = usual.stat().st_uid == uid
     except OSError:
         return env
-    return {**env, "XDG_RUNTIME_DIR": str(usual)} if ours else env
+    if not ours:
+        return env
+    bus = f"unix:path={usual / 'bus'}"
+    return {**env, "XDG_RUNTIME_DIR": str(usual), "DBUS_SESSION_BUS_ADDRESS": bus}
 
 
 def runner(env: Mapping[str, str]) -> Run:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tallymark.fs import FileSystem
 from tallymarkd.service.installation import Installation
+from tallymarkd.service.kept import Kept
 from tallymarkd.service.machine import Machine, Ran, ServiceError
 from tallymarkd.service.places import Places
 
@@ -30,12 +31,17 @@ class Step:
 @dataclass(frozen=True)
 class Condition:
     """What the manager says of the service. ``listening``: the socket is held;
-    ``running``: the daemon is there; ``failed``: why it is not started any more."""
+    ``running``: the daemon is there; ``failed``: why it is not started any more;
+    ``looping``: how it ended, when it is started again and again; ``starting``: it is
+    there, and not ready yet; ``behind``: files that are newer than what it has of them."""
 
     listening: bool
     running: bool
     enabled: bool
     failed: str = ""
+    looping: str = ""
+    starting: bool = False
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,9 @@ class Manager(Protocol):
     def paths(self) -> Sequence[Path]:
         """Where those files stand."""
 
+    def kept(self) -> Kept | None:
+        """The places of the installed service, if one of ours is; no manager is asked."""
+
     def socket(self) -> Path:
         """Where the installed service listens, else where it would."""
 
@@ -92,6 +101,12 @@ class Manager(Protocol):
 
     def condition(self) -> Condition:
         """How the service is."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Variables that it has for every service, and ours gets too."""
+
+    def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
+        """What must be done first, so that an install that is cut off can be repeated."""
 
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         """What makes it take the files. ``before`` is how the service was."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tallymark import paths
 from tallymarkd.config import CONFIG_VARIABLE, SETTINGS
+from tallymarkd.service.kept import CONFIG_HOME, Kept
 from tallymarkd.service.machine import Machine
 
 TAKEN = {paths.STATE_DIR_VARIABLE, paths.SPOOL_DIR_VARIABLE}
@@ -31,31 +32,47 @@ def system_places() -> Places:
     return Places(state, state / "spool", paths.SYSTEM_SOCKET)
 
 
-def user_places(machine: Machine, state_dir: Path | None = None) -> Places:
-    """Those of this user. ``state_dir`` goes before TALLYMARK_STATE_DIR.
+def user_places(
+    machine: Machine, state_dir: Path | None = None, kept: Kept | None = None
+) -> Places:
+    """Those of this user. ``state_dir`` goes before TALLYMARK_STATE_DIR; both, and
+    TALLYMARK_SPOOL_DIR, go before what an installed service has, ``kept``. That goes
+    before the usual places: a service moves only when it is told to.
 
     Raises ``PathError`` when the socket's path would be too long.
     """
-    env = machine.env
+    env, kept = machine.env, kept or Kept()
     usual = paths.state_dir(env, machine.platform)
-    state = paths.absolute(state_dir or paths.said_state_dir(env) or usual)
-    spool = Path(env.get(paths.SPOOL_DIR_VARIABLE) or usual / "spool").expanduser().absolute()
+    state = paths.absolute(state_dir or paths.said_state_dir(env) or kept.state_dir or usual)
+    spool = paths.absolute(env.get(paths.SPOOL_DIR_VARIABLE) or kept.spool_dir or usual / "spool")
     socket = paths.check_socket_path(paths.socket_path(state))
-    config_home = env.get("XDG_CONFIG_HOME", "")
-    own = config_home.startswith("/") and Path(config_home) != machine.home / ".config"
-    environment = {"XDG_CONFIG_HOME": config_home} if own else {}
-    return Places(state, spool, socket, environment, _notes(machine, state, socket))
+    notes = _notes(machine, state, spool, socket)
+    return Places(state, spool, socket, _environment(machine, kept), notes)
 
 
-def _notes(machine: Machine, state: Path, socket: Path) -> list[str]:
+def _environment(machine: Machine, kept: Kept) -> Mapping[str, str]:
+    given = machine.env.get(CONFIG_HOME, "")
+    if not given.startswith("/"):
+        return kept.environment
+    return {CONFIG_HOME: given} if Path(given) != machine.home / ".config" else {}
+
+
+def _notes(machine: Machine, state: Path, spool: Path, socket: Path) -> list[str]:
     env, said = machine.env, []
     lost = _who_does_not_find_it(machine, state, socket)
     if lost:
         said.append(lost)
+    usual = paths.state_dir(env, machine.platform)
+    clients = paths.absolute(env.get(paths.SPOOL_DIR_VARIABLE) or usual / "spool")
+    if clients != spool:
+        said.append(
+            f"agents leave what they cannot deliver in {clients}, and the service looks for it in "
+            f"{spool}: to change that, TALLYMARK_SPOOL_DIR={clients} tallymark service install"
+        )
     known = {setting.variable for setting in SETTINGS} | {CONFIG_VARIABLE}
     left = sorted((known - TAKEN - {paths.SOCKET_VARIABLE}) & {k for k, v in env.items() if v})
     if left:
-        config = Path(env.get("XDG_CONFIG_HOME") or machine.home / ".config")
+        config = Path(env.get(CONFIG_HOME) or machine.home / ".config")
         said.append(
             f"{', '.join(left)}: the service does not have it; settings of its own go into "
             f"{config / 'tallymark' / 'tallymarkd.toml'}"

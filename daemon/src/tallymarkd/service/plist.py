@@ -7,11 +7,15 @@ non-zero, a wrong setting too: after ``ThrottleInterval``.
 from __future__ import annotations
 
 import plistlib
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
+from tallymark.errors import PathError
 from tallymarkd.service.render import marker
+
+_not_for_xml = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 LABEL: Final = "org.tallymark.tallymarkd"
 FILE_NAME: Final = f"{LABEL}.plist"
@@ -31,7 +35,12 @@ def launch_agent(
     log_dir: PurePath,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The job of one user. launchd expands neither ``~`` nor variables: paths are absolute."""
+    """The job of one user. launchd expands neither ``~`` nor variables: paths are absolute.
+
+    Raises ``PathError`` for one that no plist can hold.
+    """
+    for path in (daemon, state_dir, spool_dir, socket, log_dir, *(environment or {}).values()):
+        _refuse_unwritable(str(path))
     log = str(log_dir / LOG_NAME)
     job: dict[str, Any] = {
         "Label": LABEL,
@@ -63,6 +72,14 @@ def launch_agent(
     if environment:
         job["EnvironmentVariables"] = dict(environment)
     return job
+
+
+def _refuse_unwritable(text: str) -> None:
+    if _not_for_xml.search(text):
+        raise PathError(
+            f"cannot write {text!r} into a LaunchAgent: it has characters that a plist does not "
+            "take; choose another path"
+        )
 
 
 def to_text(job: Mapping[str, Any]) -> str:

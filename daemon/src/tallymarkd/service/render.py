@@ -19,10 +19,14 @@ SOCKET: Final = "tallymarkd.socket"
 SERVICE: Final = "tallymarkd.service"
 SYSUSERS: Final = "tallymark.conf"
 
+UNSET: Final = ("TALLYMARK_SOCKET", "TALLYMARK_LAUNCHD", "PYTHONHOME", "PYTHONPATH")
+"""Variables that the manager may have for all services, and ours does not get."""
+
 MARK: Final = "Written by `tallymark service install`"
 """Stands in the first lines of every file that is ours to replace and to remove."""
 
 _placeholder = re.compile(r"@\{([a-z_]+)\}")
+_word = re.compile(r'("((?:[^"\\]|\\.)*)"|\S+)')
 _plain = re.compile(r"[A-Za-z0-9/._+@:,=~-]+")
 
 
@@ -68,6 +72,19 @@ def literal(path: str | Path) -> str:
     return text.replace("%", "%%")
 
 
+def words(line: str) -> list[str]:
+    """What ``quote`` and ``executable`` made into a line, as it was."""
+    return [
+        plain(re.sub(r"\\(.)", r"\1", quoted) if word.startswith('"') else word)
+        for word, quoted in _word.findall(line)
+    ]
+
+
+def plain(value: str) -> str:
+    """What ``literal`` made into a value, as it was."""
+    return value.replace("%%", "%")
+
+
 def _cannot_hold(text: str) -> PathError:
     return PathError(
         f"cannot write {text!r} into a unit: it has characters that systemd does not take; "
@@ -94,19 +111,24 @@ def user_units(
         "environment": f"Environment={environment}\n" if environment else "",
     }
     values["sandbox"] = _fill("user-sandbox.conf", values) if sandbox else ""
-    return {name: _fill(f"user-{name}", values) for name in (SOCKET, SERVICE)}
+    return _units("user", values)
 
 
 def sandbox_settings() -> list[str]:
     """The assignments of a user unit that need namespaces, less those with paths in them."""
     lines = _fill("user-sandbox.conf", {"writable": ""}).splitlines()
-    return [line for line in lines if "=" in line and line[0] != "#" and line[-1] != "="]
+    return [line for line in lines if "=" in line and not line.startswith(("#", "ReadWritePaths="))]
 
 
 def system_units(*, daemon: str, socket: str) -> dict[str, str]:
     """Name and text of the units of the system's service."""
-    values = {"daemon": daemon, "socket": socket}
-    return {name: _fill(f"system-{name}", values) for name in (SOCKET, SERVICE)}
+    return _units("system", {"daemon": daemon, "socket": socket})
+
+
+def _units(kind: str, values: Mapping[str, str]) -> dict[str, str]:
+    shared = _fill("shared-service.conf", {"unset": " ".join(UNSET)})
+    values = {**values, "shared": shared}
+    return {name: _fill(f"{kind}-{name}", values) for name in (SOCKET, SERVICE)}
 
 
 def sysusers() -> str:

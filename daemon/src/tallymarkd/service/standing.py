@@ -73,16 +73,22 @@ def _look_at_service(machine: Machine, manager: Manager, status: Status) -> None
         status.problems.append(
             f"it has failed ({found.failed}): {lines.log} tells why; after that {manager.again}"
         )
+    if found.looping:
+        status.problems.append(f"it does not stay up ({found.looping}): {lines.log} tells why")
+    for name in found.behind:
+        status.problems.append(f"{name} has changed since it was taken over: {manager.again}")
     if not found.listening:
         status.problems.append(f"it is stopped: {lines.start}")
     if not found.enabled:
         status.problems.append(f"it does not start by itself after a boot: {manager.again}")
-    if not found.running:
+    # One that does not stay up would have the question wait for nothing.
+    if not found.running or found.looping:
         return
     try:
         answer = machine.ask(manager.socket())
     except DeliveryError as error:
-        status.problems.append(f"{error}; see {lines.log}")
+        early = "it is still starting, and reads its journal: " if found.starting else ""
+        status.problems.append(f"{early}{error}; see {lines.log}")
         return
     report = answer.report
     status.daemon = {"status": answer.status, "reasons": answer.reasons, **report}

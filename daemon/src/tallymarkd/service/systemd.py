@@ -8,12 +8,11 @@ from pathlib import Path
 
 from tallymark.errors import UsageError
 from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
-from tallymarkd.service import installation, render, unit_files
+from tallymarkd.service import installation, namespaces, render, unit_files, unit_state
+from tallymarkd.service.kept import CONFIG_HOME, Kept, from_units
 from tallymarkd.service.machine import ServiceError
 from tallymarkd.service.managers import Condition, Lines, OnMachine, Step
 from tallymarkd.service.render import SERVICE, SOCKET, SYSUSERS
-
-LISTEN = "ListenStream="
 
 
 class _Systemd(OnMachine):
@@ -43,20 +42,25 @@ class _Systemd(OnMachine):
             )
         self._show("", "Version")
 
+    def paths(self) -> Sequence[Path]:
+        raise NotImplementedError
+
     def condition(self) -> Condition:
-        names = ("ActiveState", "Result", "UnitFileState")
-        socket, service = self._show(SOCKET, *names), self._show(SERVICE, *names)
-        failed = [
-            f"{name}: {found.get('Result')}"
-            for name, found in ((SOCKET, socket), (SERVICE, service))
-            if found.get("ActiveState") == "failed"
-        ]
-        return Condition(
-            listening=socket.get("ActiveState") == "active",
-            running=service.get("ActiveState") in ("active", "reloading", "activating"),
-            enabled=socket.get("UnitFileState") == "enabled",
-            failed=", ".join(failed),
+        return unit_state.condition(
+            self._show(SOCKET, *unit_state.PROPERTIES),
+            self._show(SERVICE, *unit_state.PROPERTIES, *unit_state.OF_A_SERVICE),
+            self.paths(),
         )
+
+    def environment(self) -> Mapping[str, str]:
+        done = self._machine.run(self._systemctl("show-environment"))
+        pairs = (line.partition("=") for line in done.out.splitlines())
+        found = {name: unit_state.unquoted(value) for name, _, value in pairs}
+        return {name: value for name, value in found.items() if name not in render.UNSET}
+
+    def before_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
+        """Nothing: systemd tells later what it has not seen."""
+        return []
 
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         names = {path.name for path in changed}
@@ -112,22 +116,26 @@ class UserSystemd(_Systemd):
 
     def _directory(self) -> Path:
         """Where units go: by XDG_CONFIG_HOME only if the manager looks there too."""
-        usual = self._usual_directory()
-        given = self._machine.env.get("XDG_CONFIG_HOME", "")
-        if not given.startswith("/"):
+        *wanted, usual = self._candidates()
+        if not wanted:
             return usual
-        wanted = Path(given) / "systemd" / "user"
         found = self._show("", "UnitPath").get("UnitPath", "")
-        return wanted if f" {wanted} " in f" {found} " else usual
+        return wanted[0] if f" {wanted[0]} " in f" {found} " else usual
+
+    def _candidates(self) -> list[Path]:
+        usual = self._usual_directory()
+        given = self._machine.env.get(CONFIG_HOME, "")
+        return [Path(given) / "systemd" / "user", usual] if given.startswith("/") else [usual]
 
     def paths(self) -> Sequence[Path]:
         return [self._directory() / name for name in (SOCKET, SERVICE)]
 
     def files(self) -> Mapping[Path, str]:
-        sandbox = self._namespaces_work()
+        sandbox = namespaces.work(self._machine, self._systemctl)
         if sandbox:
-            installation.check_for_sandbox(self._installed.daemon, "tallymarkd")
-            installation.check_for_sandbox(self._places.state_dir, "the state directory")
+            places = self._places
+            own = {"the state directory": places.state_dir, "the spool directory": places.spool_dir}
+            installation.check_for_sandbox(self._installed, own)
         return self._files(self._directory(), sandbox=sandbox)
 
     def installed_files(self) -> Mapping[Path, str]:
@@ -141,15 +149,16 @@ class UserSystemd(_Systemd):
 
     def _files(self, directory: Path, *, sandbox: bool) -> dict[Path, str]:
         places = self._places
-        writable = [places.state_dir]
+        writable = [render.quote(places.state_dir)]
         if not places.spool_dir.is_relative_to(places.state_dir):
-            writable.append(places.spool_dir)
+            # The dash: without it a service whose spool was removed does not start.
+            writable.append(render.quote(f"-{places.spool_dir}"))
         texts = render.user_units(
             daemon=render.executable(self._installed.daemon),
             state_dir=render.quote(places.state_dir),
             spool_dir=render.quote(places.spool_dir),
             socket=render.literal(places.socket),
-            writable=" ".join(map(render.quote, writable)),
+            writable=" ".join(writable),
             environment=" ".join(
                 render.quote(f"{name}={value}") for name, value in places.environment.items()
             ),
@@ -157,27 +166,27 @@ class UserSystemd(_Systemd):
         )
         return {directory / name: text for name, text in texts.items()}
 
-    def _namespaces_work(self) -> bool:
-        """Whether this user's services can have namespaces, seen by starting one."""
-        wanted = [f"--property={line}" for line in render.sandbox_settings()]
-        command = ("systemd-run", "--user", "--wait", "--collect", "--quiet", *wanted, "true")
-        return self._machine.run(command).code == 0
-
     def after_removing(self) -> list[Step]:
         folder = self._directory()
         # Those that were made for the units; with anything else in them they stay.
         empty = Step(("rmdir", *map(str, (folder, *folder.parents[:2]))), may_fail=True)
         return [*super().after_removing(), empty]
 
+    def kept(self) -> Kept | None:
+        for folder in self._candidates():
+            texts = [unit_files.read(self._fs, folder / name) or "" for name in (SOCKET, SERVICE)]
+            ours = [text if unit_files.is_ours(text) else "" for text in texts]
+            if any(ours):
+                return from_units(*ours)
+        return None
+
     def socket(self) -> Path:
-        text = unit_files.read(self._fs, self._directory() / SOCKET) or ""
-        for line in text.splitlines():
-            if line.startswith(LISTEN):
-                return Path(line.removeprefix(LISTEN).replace("%%", "%"))
-        return self._places.socket
+        kept = self.kept()
+        return (kept and kept.socket) or self._places.socket
 
     def state_dir(self) -> Path:
-        return self.socket().parent.parent
+        kept = self.kept()
+        return (kept and kept.state_dir) or self._places.state_dir
 
     def notes(self) -> list[str]:
         user = self._machine.user
@@ -222,7 +231,7 @@ class SystemSystemd(_Systemd):
         return [self._etc() / "sysusers.d" / SYSUSERS, units / SOCKET, units / SERVICE]
 
     def files(self) -> Mapping[Path, str]:
-        installation.check_for_system(self._installed.daemon)
+        installation.check_for_system(self._installed)
         return self.installed_files()
 
     def installed_files(self) -> Mapping[Path, str]:
@@ -244,6 +253,10 @@ class SystemSystemd(_Systemd):
     def after_removing(self) -> list[Step]:
         nothing_left = Step(("rmdir", str(SYSTEM_SOCKET.parent)), may_fail=True)
         return [*super().after_removing(), nothing_left]
+
+    def kept(self) -> Kept | None:
+        """Nothing: its places are always the same."""
+        return None
 
     def socket(self) -> Path:
         return SYSTEM_SOCKET
