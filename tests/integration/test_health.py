@@ -7,7 +7,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,49 @@ def test_connections_that_run_out(tmp_path: Path) -> None:
         last.close()
         stack.close()
         wait_for("a daemon that is well", lambda: not Report(daemon).codes)
+
+
+def test_a_limit_on_open_files_never_ends_the_daemon(tmp_path: Path) -> None:
+    """However many come: some descriptors are kept for the journal and the state files."""
+    limit = ("sh", "-c", 'ulimit -n 96; exec "$@"', "sh")
+    options = ("--segment-bytes-max", "64KiB", "--segment-chunk-bytes", "4KiB",
+               "--save-interval-seconds", "0.05")  # fmt: skip
+    daemon = Daemon(tmp_path / "state", *options, under=limit)
+    try:
+        daemon.start()
+        assert (
+            Report(daemon)
+            .reasons["connections_limited"]
+            .startswith("cannot serve more than 32 connections, and connections_max is 1024")
+        )
+        client = Client("p", socket=daemon.socket, spool_dir=tmp_path / "spool")
+        client.emit(Usage(agent_name="a"))
+        client.flush(timeout=DEADLINE_SECONDS)
+        with ExitStack() as stack:
+            crowd = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(200)]
+            for one in crowd:
+                one.connect(str(daemon.socket))
+            wait_for("somebody who was turned away", lambda: _last_word(crowd))
+
+            for number in range(300):  # several segments
+                client.emit(Usage(agent_name="a", event_id=f"{number}", attrs={"x": "y" * 1000}))
+            client.flush(timeout=DEADLINE_SECONDS)
+            assert client.stats().spooled == 0
+        client.close()
+
+        wait_for("room", lambda: Report(daemon).codes == ["connections_limited"])
+        assert daemon.ledger["stored"] == 301
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+
+
+def _last_word(crowd: list[socket.socket]) -> bytes:
+    for one in crowd:
+        one.setblocking(False)
+        with suppress(BlockingIOError):
+            return one.recv(100)
+    return b""
 
 
 def test_a_state_directory_that_is_moved_away(tmp_path: Path) -> None:

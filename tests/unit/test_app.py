@@ -46,6 +46,7 @@ def test_a_reload_reaches_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         app, "set_up_logging", lambda level, form, env: logged.append((level, form))
     )
+    monkeypatch.setattr(app, "make_room", lambda connections: connections)
     old = Settings(state_dir=Path("/s"), socket=Path("/s/t"), spool_dir=Path("/s/p"))
     for setting in SETTINGS:
         if not setting.about.reload:

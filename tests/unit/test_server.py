@@ -69,7 +69,7 @@ async def house(tmp_path: Path, **limits: Any) -> AsyncIterator[House]:
         found = House(directory / "t.sock", bench, desk, server)
         loop.set_exception_handler(lambda _, context: found.errors.append(context))
         try:
-            await server.start(listener.sock)
+            server.start(listener.sock)
             yield found
             await server.stop_accepting()
             await server.say_goodbye()

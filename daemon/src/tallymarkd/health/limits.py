@@ -19,12 +19,19 @@ CONNECTIONS_SHARE_WELL = 0.8
 def limit_reasons(vitals: Vitals) -> Iterator[Reason]:
     """What has no room any more, and what was not taken over."""
     settings, books = vitals.settings, vitals.engine.books
-    share = vitals.connections() / settings.connections_max
+    room = vitals.connections_max()
+    share = vitals.connections() / room
     bad, well = share >= CONNECTIONS_SHARE_BAD, share < CONNECTIONS_SHARE_WELL
     if vitals.pulse.room.look(bad=bad, well=well):
         yield reason(
             "connections_full",
-            f"{vitals.connections()} of {settings.connections_max} connections are open",
+            f"{vitals.connections()} of {room} connections are open",
+        )
+    if room < settings.connections_max:
+        yield reason(
+            "connections_limited",
+            f"cannot serve more than {room} connections, and connections_max is "
+            f"{settings.connections_max}: the limit on open files leaves no more",
         )
     if len(books.projects) >= settings.projects_max:
         yield reason(

@@ -7,12 +7,12 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from tallymark.protocol.framing import PREFACE
+from tallymarkd.server.acceptor import Acceptor
 from tallymarkd.server.conversation import Conversation, farewell
 from tallymarkd.server.desk import Desk
 from tallymarkd.server.http import HttpConversation
@@ -30,9 +30,8 @@ FIRST_WORD_SECONDS = 1.0
 Goodbye. On a busy machine some need more than 0.2 s for it. Who never says a word holds a
 stop up for no longer."""
 
-ACCEPTING_TURNS = 3
-"""Turns of the loop until what asyncio has accepted has come to ``connection_made``: a
-task for each connection, and a callback of its transport."""
+TURNED_AWAY_MAX = 16
+"""Connections over the limit that may be open at one time, until they have been told so."""
 
 
 class _Talk(Protocol):
@@ -51,7 +50,7 @@ class Server:
         self.new_id = new_id
         self._own_uid = own_uid
         self._owns = owns
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._doors: set[Door] = set()
         self._talks: set[_Talk] = set()
         self._by_uid: Counter[int] = Counter()
@@ -66,15 +65,15 @@ class Server:
         """Connections that are open."""
         return sum(self._by_uid.values())
 
-    async def start(self, sock: socket.socket) -> None:
+    def start(self, sock: socket.socket) -> None:
         """Serve a socket that is bound and listening. Its name stays ours to remove."""
-        loop = asyncio.get_running_loop()
-        # asyncio listens again, and would leave room for 100.
-        self._listening = sock
-        options: dict[str, Any] = {"backlog": BACKLOG}
-        if sys.version_info >= (3, 13):
-            options["cleanup_socket"] = False
-        self._server = await loop.create_unix_server(lambda: Door(self), sock=sock, **options)
+        sock.setblocking(False)
+        sock.listen(BACKLOG)  # again: a service manager may have left less room
+        self._acceptor = Acceptor(sock, lambda: Door(self), self._room)
+        self._acceptor.start()
+
+    def _room(self) -> int:
+        return self.desk.settings.connections_max + TURNED_AWAY_MAX
 
     async def stop_accepting(self) -> None:
         """Take no more connections and no more events; what was taken is still answered.
@@ -82,13 +81,9 @@ class Server:
         Who has connected already is served as far as a Goodbye. Who has not, waits
         in the socket's queue: for the next daemon, if a service manager holds it.
         """
-        begun, self.stopping = self.stopping, True
-        if self._server is not None and not begun:
-            # Closing it at once would drop connections between accept and connection_made.
-            asyncio.get_running_loop().remove_reader(self._listening)
-            for _ in range(ACCEPTING_TURNS):
-                await asyncio.sleep(0)
-            self._server.close()
+        self.stopping = True
+        if self._acceptor is not None:
+            await self._acceptor.stop()
         for talk in list(self._talks):
             talk.stop_reading()
 
@@ -133,6 +128,12 @@ class Server:
         """A conversation is over."""
         self._talks.discard(talk)
         self.leave(uid)
+        self.gone()
+
+    def gone(self) -> None:
+        """A connection is closed, whether it was served or not."""
+        if self._acceptor is not None:
+            self._acceptor.closed()
 
     def watch(self, door: Door) -> None:
         """A connection waits for its first byte."""
@@ -215,6 +216,7 @@ class Door(asyncio.Protocol):
         if self._admitted:
             self._admitted = False
             self._server.leave(self._uid)
+        self._server.gone()
 
     def close(self) -> None:
         """Nothing came in time, or the daemon stops."""
