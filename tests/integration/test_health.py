@@ -147,7 +147,7 @@ def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert daemon.process is not None
         outbox = Outbox()
         with stuck(daemon.process.pid, "fdatasync") as let_go:
-            for _ in range(6):  # the last goes beyond the limit, another would not be read
+            for _ in range(5):  # the last goes beyond the limit, another would not be read
                 sock.sendall(outbox.freeze(event, 100).frame)
 
             report = wait_for_codes(daemon, "commit_stuck", "watchdog_late", "overloaded")

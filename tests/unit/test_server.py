@@ -460,6 +460,23 @@ def test_many_connections_at_once(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_window_that_is_larger_than_the_daemons_comes_through(tmp_path: Path) -> None:
+    """A client counts its own bytes, the daemon what it keeps: it reads on as it can."""
+
+    async def test() -> None:
+        async with house(tmp_path, unacknowledged_bytes_max=1) as at:
+            reader, writer = await at.connect()
+            writer.write(opening() + wire(*[publish(seq, {}) for seq in range(1, 501)]))
+            protocol, through = ClientConnection(), 0
+            while through < 500:
+                data = await asyncio.wait_for(reader.read(65536), DEADLINE_SECONDS)
+                acks = [said for said in protocol.receive(data) if isinstance(said, Ack)]
+                through = acks[-1].through_seq if acks else through
+            writer.close()
+
+    run(test)
+
+
 def test_a_client_that_breaks_off_at_any_byte_harms_nobody(tmp_path: Path) -> None:
     async def test() -> None:
         async with house(tmp_path) as at:

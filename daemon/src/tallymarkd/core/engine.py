@@ -40,6 +40,7 @@ from tallymarkd.core.producers import (
     TransientError,
     agree,
 )
+from tallymarkd.core.weight import weigh
 
 RETRY_SECONDS = 1.0
 
@@ -266,7 +267,7 @@ class Engine:
 
         for decision in decisions:
             self._keys.admit(decision.keys)
-            context = _Context(None, None, decision, len(memoryview(decision.entry.events)))
+            context = _Context(None, None, decision, _weight(decision))
             context.done = one_done
             self._submit(_batch_ticket(decision, context), context.size)
 
@@ -377,6 +378,10 @@ class Engine:
             )
         self._welcome_settled(producer)
         self._producers.forget_idle(producer)
+
+
+def _weight(decision: Decision) -> int:
+    return weigh(decision.entry.events, decision.entry.count)
 
 
 def _batch_ticket(

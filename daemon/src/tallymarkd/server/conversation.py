@@ -24,6 +24,7 @@ from tallymark.protocol.messages import (
     Welcome,
 )
 from tallymarkd.core.engine import Producer, TransientError
+from tallymarkd.core.weight import BATCH_BYTES, weigh
 from tallymarkd.server.desk import LARGE_FRAME_BYTES, Condition, Desk
 
 REPLY_BYTES_MAX = 256 * 1024
@@ -32,8 +33,8 @@ REPLY_BYTES_MAX = 256 * 1024
 WRITE_BYTES_MAX = 64 * 1024 * 1024
 """Replies that a client does not read; beyond it the conversation ends."""
 
-CONTROL_BYTES = 128
-"""What a Skip counts for against the limit of unacknowledged bytes."""
+QUESTIONS_MAX = 64
+"""Questions that wait for the disk; beyond it nothing more is read."""
 
 
 class Conversation(asyncio.Protocol):
@@ -112,13 +113,13 @@ class Conversation(asyncio.Protocol):
         elif isinstance(message, Skip):
             if self._may_send():
                 assert self._producer is not None
-                self._unacknowledged += CONTROL_BYTES
-                self._desk.engine.skip(self._producer, self, message, CONTROL_BYTES)
+                self._unacknowledged += BATCH_BYTES
+                self._desk.engine.skip(self._producer, self, message, BATCH_BYTES)
                 self._hold_back()
         elif isinstance(message, Query):
             self._query(message)
         elif isinstance(message, Health):
-            self._questions += 1
+            self._ask()
             self._desk.answers.health(message.deep, lambda c: self._healthy(message.id, c))
         elif isinstance(message, Goodbye):
             if self._producer is not None:
@@ -154,7 +155,7 @@ class Conversation(asyncio.Protocol):
         if not self._may_send():
             return
         assert self._producer is not None
-        size = len(memoryview(message.events))
+        size = weigh(message.events, message.count)
         self._unacknowledged += size
         self._desk.engine.publish(self._producer, self, message, size)
         self._hold_back()
@@ -189,17 +190,27 @@ class Conversation(asyncio.Protocol):
         """History stays for as long as this conversation does."""
 
         def done(body: bytes, error: str) -> None:
-            self._questions -= 1
+            self._asked()
             self._send(Reply(id=question, body=body, error=error))
             self._close_when_done()
 
-        self._questions += 1
+        self._ask()
         before, self._release = self._release, self._desk.answers.hold(self._uid, done)
         if before is not None:
             before()
 
-    def _healthy(self, question: int, condition: Condition) -> None:
+    def _ask(self) -> None:
+        self._questions += 1
+        if self._questions >= QUESTIONS_MAX:
+            self._pause("too many questions are open")
+
+    def _asked(self) -> None:
         self._questions -= 1
+        if self._pauses and self._questions < QUESTIONS_MAX:
+            self._resume("too many questions are open")
+
+    def _healthy(self, question: int, condition: Condition) -> None:
+        self._asked()
         self._send(
             HealthReport(
                 id=question,
