@@ -348,6 +348,20 @@ def test_an_overloaded_daemon_takes_no_events() -> None:
     run(test)
 
 
+def test_one_post_cannot_bring_more_projects_than_there_is_room_for() -> None:
+    async def test() -> None:
+        with Bench(projects_max=2) as bench:
+            talk = Talk(make_desk(bench))
+            body = b"".join(line(**run_end(n, project=f"p{n}")) for n in range(3))
+
+            assert talk.ask("POST", EVENTS, body, NDJSON).status == 503
+
+            bench.settle()
+            assert not bench.books.projects
+
+    run(test)
+
+
 def test_at_the_limit_of_projects_a_new_one_comes_later() -> None:
     async def test() -> None:
         with Bench(projects_max=1) as bench:

@@ -33,10 +33,11 @@ def limit_reasons(vitals: Vitals) -> Iterator[Reason]:
             f"cannot serve more than {room} connections, and connections_max is "
             f"{settings.connections_max}: the limit on open files leaves no more",
         )
-    if len(books.projects) >= settings.projects_max:
+    projects = vitals.engine.project_count
+    if projects >= settings.projects_max:
         yield reason(
             "projects_full",
-            f"cannot take events of a new project: there are {len(books.projects)}, "
+            f"cannot take events of a new project: there are {projects}, "
             f"and projects_max is {settings.projects_max}",
         )
     if len(books.server.marks) >= settings.producers_max and not _some_are_old(vitals):

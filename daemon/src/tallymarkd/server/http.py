@@ -212,7 +212,7 @@ class HttpConversation(asyncio.Protocol):
         except PostFault as fault:
             self._answer(422, _faults([fault.as_dict()]))
             return
-        if not all(engine.room_for(name) for name, _, _ in posted.batches):
+        if not engine.room_for([name for name, _, _ in posted.batches]):
             self._unavailable("cannot take events of a new project: there are too many projects")
             return
 
