@@ -874,17 +874,76 @@ def test_time_does_not_count_while_the_daemon_does_not_read(bench: Bench) -> Non
     run(test)
 
 
-def test_the_clock_of_a_frame_stops_when_reading_pauses(bench: Bench) -> None:
+def test_the_clock_of_a_frame_stops_when_the_daemon_pauses_reading(bench: Bench) -> None:
     async def test() -> None:
-        talk = Talk(make_desk(bench, frame_timeout_seconds=0.01)).open()
-        talk.send(b"\x10\x00")
+        size = weigh(publish(1, run_end(1)).events, 1)
+        desk = make_desk(bench, unacknowledged_bytes_max=size, frame_timeout_seconds=0.01)
+        talk = Talk(desk).open()
+        first = wire(publish(1, run_end(1)))
+        talk.send(first[:10])
+        talk.send(first[10:] + b"\x10\x00")
         talk.conversation.pause_writing()
+        assert not talk.transport.reading
         other = Talk(make_desk(bench, frame_timeout_seconds=0.02))
         await until(lambda: other.transport.closed, "a later timer")
         assert not talk.transport.closed
 
-        talk.conversation.resume_writing()
+        bench.settle()  # now it is only the client that keeps us from reading
+        assert not talk.transport.reading
         await until(lambda: talk.transport.closed, "the end of the patience")
+
+    run(test)
+
+
+def test_time_counts_while_the_client_does_not_read(bench: Bench) -> None:
+    """Else it would keep its frame, and what that has of the pool, for as long as it likes."""
+
+    async def test() -> None:
+        begin, rest = half_a_large_frame()
+        size = len(begin + rest)
+        desk = make_desk(bench, frame_pool_bytes_max=size, frame_timeout_seconds=0.01)
+        talk, other = Talk(desk).open(ALICE), Talk(desk).open(BOB)
+        talk.send(begin)
+        talk.transport.buffered_bytes = 100_000
+        talk.conversation.pause_writing()
+
+        await until(lambda: talk.transport.closed, "the end of the patience")
+        other.send(begin)
+        assert other.transport.reading
+        await until(lambda: talk.transport.aborted, "the end")
+
+    run(test)
+
+
+def test_who_reads_nothing_is_cut_off_though_he_owes_nothing(bench: Bench) -> None:
+    async def test() -> None:
+        desk = make_desk(bench, frame_timeout_seconds=0.01)
+        talk, slow = Talk(desk).open(ALICE), Talk(desk).open(BOB)
+        for each in (talk, slow):
+            each.transport.buffered_bytes = 100_000
+            each.conversation.pause_writing()
+        slow.transport.buffered_bytes = 0
+        slow.conversation.resume_writing()
+
+        await until(lambda: talk.transport.aborted, "the end")
+
+        assert slow.transport.reading
+
+    run(test)
+
+
+@pytest.mark.parametrize("eof", [True, False])
+def test_a_close_does_not_wait_for_who_does_not_read(bench: Bench, eof: bool) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench, frame_timeout_seconds=0.01)).open()
+        talk.transport.buffered_bytes = 100
+        if eof:
+            assert not talk.conversation.eof_received()
+        else:
+            talk.send(wire(Goodbye()))
+        assert talk.transport.closed
+
+        await until(lambda: talk.transport.aborted, "the end")
 
     run(test)
 

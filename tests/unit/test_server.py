@@ -13,7 +13,7 @@ import pytest
 
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.connection import ClientConnection
-from tallymark.protocol.messages import Ack, Goodbye, Refused, Welcome
+from tallymark.protocol.messages import Ack, Goodbye, Query, Refused, Welcome
 from tallymarkd.server import server as server_module
 from tallymarkd.server.desk import Desk
 from tallymarkd.server.listener import listen
@@ -426,6 +426,29 @@ def test_who_has_just_come_in_when_it_stops_gets_a_last_word(
 
             assert all(word.startswith(last_word) for word in words), words
             early_writer.close()
+
+    run(test)
+
+
+def test_who_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with house(tmp_path) as at:
+            assert isinstance(at.desk.answers, FakeAnswers)
+            at.desk.answers.states["p"] = bytes(4 * 1024 * 1024)
+            with contextlib.ExitStack() as stack:
+                framed = opening("", "") + wire(Query(id=1, what="state", project="p"))
+                http = HEALTH.replace(b"/v1/health", b"/v1/state?project=p")
+                for question in (framed, http):
+                    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    client.setblocking(False)
+                    await loop.sock_connect(client, str(at.path))
+                    await loop.sock_sendall(client, question)
+                    await asyncio.wait_for(loop.sock_recv(client, 1), DEADLINE_SECONDS)
+
+                await at.server.stop_accepting()
+                await at.server.say_goodbye()
+                await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
 
     run(test)
 
