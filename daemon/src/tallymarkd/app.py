@@ -295,10 +295,12 @@ class _Daemon:
         """Every part has its settings from here, at the start and at a reload."""
         self._settings = self._vitals.settings = settings
         set_up_logging(settings.log_level, settings.log_format, env=self._env)
-        self._checkpointer.settings = parts.checkpoint_settings(settings)
+        self._checkpointer.use(parts.checkpoint_settings(settings))
         self._engine.use(parts.engine_settings(settings))
-        self._committer.commit_bytes_max = settings.commit_bytes_max
-        self._committer.idle_mark_seconds = settings.idle_mark_seconds
+        self._committer.use(
+            commit_bytes_max=settings.commit_bytes_max,
+            idle_mark_seconds=settings.idle_mark_seconds,
+        )
         self._desk.settings = _server_settings(settings)
 
     def _note(self) -> None:
