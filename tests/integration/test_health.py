@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tallymark import Client
+from tallymark.errors import DeliveryError
 from tallymark.events import RunEnd, Usage
 from tallymark.protocol.connection import ClientConnection
 from tallymark.protocol.outbox import Outbox
@@ -215,11 +216,19 @@ def test_a_limit_on_open_files_never_ends_the_daemon(tmp_path: Path) -> None:
             assert client.stats().spooled == 0
         client.close()
 
-        wait_for("room", lambda: Report(daemon).codes == ["connections_limited"])
+        wait_for("room", lambda: _codes(daemon) == ["connections_limited"])
         assert daemon.ledger["stored"] == 301
         assert daemon.stop() == 0
     finally:
         daemon.kill()
+
+
+def _codes(daemon: Daemon) -> list[str]:
+    """The reasons that it tells; none while others that are gone still stand in the queue."""
+    try:
+        return Report(daemon).codes
+    except DeliveryError:
+        return []
 
 
 def _last_word(crowd: list[socket.socket]) -> bytes:

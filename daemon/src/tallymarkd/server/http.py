@@ -350,6 +350,17 @@ class HttpConversation(asyncio.Protocol):
             self._timer = None
 
 
+def refusal(status: int, message: str) -> bytes:
+    """A whole response for who is not served at all, whatever he asks."""
+    body = msgspec.json.encode(_problem(message)) + b"\n"
+    fields = [("content-type", JSON), ("content-length", str(len(body))), ("connection", "close")]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        fields += RETRY_SOON
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
 def _problem(message: str) -> dict[str, Any]:
     return {"error": message}
 

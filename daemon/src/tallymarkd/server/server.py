@@ -15,7 +15,7 @@ from tallymark.protocol.framing import PREFACE
 from tallymarkd.server.acceptor import Acceptor
 from tallymarkd.server.conversation import Conversation, farewell
 from tallymarkd.server.desk import Desk
-from tallymarkd.server.http import HttpConversation
+from tallymarkd.server.http import HttpConversation, refusal
 from tallymarkd.server.listener import BACKLOG
 from tallymarkd.server.peer import peer_uid
 
@@ -32,6 +32,9 @@ stop up for no longer."""
 
 TURNED_AWAY_MAX = 16
 """Connections over the limit that may be open at one time, until they have been told so."""
+
+TURN_AWAY_SECONDS = 1.0
+"""How long who is turned away has for a first byte, by which he is told in his own tongue."""
 
 
 class _Talk(Protocol):
@@ -52,6 +55,8 @@ class Server:
         self._owns = owns
         self._acceptor: Acceptor | None = None
         self._doors: set[Door] = set()
+        self.turned_away: set[Door] = set()
+        """Connections that wait for their first byte only to be told that they may not come in."""
         self._talks: set[_Talk] = set()
         self._by_uid: Counter[int] = Counter()
         self.stopping = False
@@ -104,7 +109,7 @@ class Server:
     def admit(self, uid: int) -> str:
         """Why a user may not come in now; empty if he may, and then he is counted."""
         settings = self.desk.settings
-        if not (settings.serves_all or self._owns(uid)):
+        if not self.serves(uid):
             return f"cannot serve uid {uid}: this daemon serves uid {self._own_uid} and root"
         if self.connections >= settings.connections_max:
             return f"cannot serve you now: {settings.connections_max} connections are open"
@@ -113,6 +118,10 @@ class Server:
         self._by_uid[uid] += 1
         self.idle.clear()
         return ""
+
+    def serves(self, uid: int) -> bool:
+        """Whether this user is served at all."""
+        return self.desk.settings.serves_all or self._owns(uid)
 
     def leave(self, uid: int) -> None:
         """One connection of this user is closed."""
@@ -155,6 +164,7 @@ class Door(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._uid = -1
         self._admitted = False
+        self._refusal: tuple[str, int] | None = None
         self._begun = b""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -164,12 +174,12 @@ class Door(asyncio.Protocol):
         try:
             self._uid = peer_uid(transport.get_extra_info("socket"))
         except OSError as error:
-            self._turn_away_with(f"cannot tell who you are: {error}")
+            self._turn_away_with(f"cannot tell who you are: {error}", 403)
             return
-        refusal = self._server.admit(self._uid)
-        if refusal:
-            log.warning("%s", refusal)
-            self._turn_away_with(refusal)
+        problem = self._server.admit(self._uid)
+        if problem:
+            log.warning("%s", problem)
+            self._turn_away_with(problem, 503 if self._server.serves(self._uid) else 403)
             return
         self._admitted = True
         self._server.watch(self)
@@ -177,6 +187,8 @@ class Door(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal:
+            self._tell(data)
         if not self._admitted or self._transport is None:
             return
         data = self._begun = self._begun + data
@@ -194,10 +206,15 @@ class Door(asyncio.Protocol):
             http = HttpConversation(desk, uid, lambda t: self._server.closed(t, uid), new_id)
             self._hand_over(http, data)
         else:
-            self._turn_away_with(
-                "cannot understand you: this is tallymarkd; "
-                "it speaks the tallymark protocol and HTTP/1.1"
+            self._turn_away(
+                b"cannot understand you: this is tallymarkd; "
+                b"it speaks the tallymark protocol and HTTP/1.1\n"
             )
+
+    def eof_received(self) -> None:
+        """Who says nothing can still listen."""
+        if self._refusal:
+            self._tell(b"")
 
     def _hand_over(self, talk: Conversation | HttpConversation, data: bytes) -> None:
         assert self._transport is not None
@@ -220,20 +237,38 @@ class Door(asyncio.Protocol):
 
     def close(self) -> None:
         """Nothing came in time, or the daemon stops."""
-        if self._transport is not None:
+        if self._refusal:
+            self._tell(b"")
+        elif self._transport is not None:
             self._transport.close()
 
-    def _turn_away_with(self, line: str) -> None:
-        self._turn_away(line.encode() + b"\n")
+    def _turn_away_with(self, line: str, status: int) -> None:
+        """His first byte says how to tell him; for a crowd nobody waits."""
+        self._refusal = (line, status)
+        if len(self._server.turned_away) >= TURNED_AWAY_MAX:
+            self._tell(b"")
+            return
+        self._server.turned_away.add(self)
+        self._server.watch(self)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(TURN_AWAY_SECONDS, self.close)
+
+    def _tell(self, data: bytes) -> None:
+        assert self._refusal is not None
+        line, status = self._refusal
+        http = data[:1].isalpha()
+        self._turn_away(refusal(status, line) if http else line.encode() + b"\n")
 
     def _turn_away(self, last_words: bytes) -> None:
         assert self._transport is not None
         self._stop_waiting()
+        self._refusal = None
         self._transport.write(last_words)
         self._transport.close()
 
     def _stop_waiting(self) -> None:
         self._server.unwatch(self)
+        self._server.turned_away.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
