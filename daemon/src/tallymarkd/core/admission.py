@@ -178,11 +178,11 @@ class Admission:
             return
         entry = work.entry
         if isinstance(event, RunEnd) and not event.event_id and not event.run_id:
-            entry.ids = {**entry.ids, index: self._new_id()}
+            entry.ids[index] = self._new_id()
         if event.estimated_cost_usd is None:
             cost = self._price(event)
             if cost is not None:
-                entry.costs = {**entry.costs, index: cost}
+                entry.costs[index] = cost
 
 
 class _Work:
