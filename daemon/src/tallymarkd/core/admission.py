@@ -37,6 +37,7 @@ from tallymarkd.core.entry import (
     decode_event,
     decode_events,
     is_event_deep,
+    join_events,
     split_events,
 )
 from tallymarkd.core.keys import Keys, key_hash, pack_keys
@@ -220,7 +221,7 @@ class _Work:
                 changed[index] = NIL
         if changed:
             parts = [changed.get(index, raw) for index, raw in enumerate(raws)]
-            self.entry.events = msgspec.Raw(_array(parts))
+            self.entry.events = msgspec.Raw(join_events(parts))
             self.entry.cut = sorted(changed)
 
     def _take(self, index: int, raw: msgspec.Raw, changed: dict[int, bytes]) -> None:
@@ -393,7 +394,3 @@ def _cut(fields: dict[str, Any]) -> bool:
 
 def _shortened(text: str) -> str:
     return text[: TEXT_CHARS_MAX - len(CUT_MARK)] + CUT_MARK
-
-
-def _array(parts: list[Any]) -> bytes:
-    return b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(bytes(part) for part in parts)
