@@ -77,20 +77,25 @@ class FakeAnswers:
         return lambda: self.released.append(uid)
 
 
-def make_desk(bench: Bench, answers: FakeAnswers | None = None, **limits: Any) -> Desk:
+def make_desk(
+    bench: Bench,
+    answers: FakeAnswers | None = None,
+    *,
+    frame_pool_bytes_max: int = 16 * MIB,
+    **limits: Any,
+) -> Desk:
     """A desk over the bench's engine."""
     settings = ServerSettings(
         **{
             "connections_max": 1024,
             "connections_per_user_max": 256,
             "unacknowledged_bytes_max": 8 * MIB,
-            "frame_pool_bytes_max": 16 * MIB,
             "first_byte_timeout_seconds": 3600.0,
             "frame_timeout_seconds": 3600.0,
             **limits,
         }
     )
-    pool = FramePool(settings.frame_pool_bytes_max)
+    pool = FramePool(frame_pool_bytes_max)
     return Desk(bench.engine, answers or FakeAnswers(), settings, pool)
 
 

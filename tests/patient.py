@@ -41,6 +41,7 @@ class Patient:
         self.fs = DiskFs()
         self.now = 100.0
         self.connections = 7
+        self.room = 0
         self.late: float | None = None
         self.problem = ""
         self.checkpointer = SimpleNamespace(
@@ -66,6 +67,7 @@ class Patient:
             cast(Journal, self.journal),
             self.recovery,
             connections=lambda: self.connections,
+            connections_max=lambda: self.room or self.vitals.settings.connections_max,
             watchdog_late_seconds=lambda: self.late,
             config_problem=lambda: self.problem,
             spools_waiting=lambda: 5,

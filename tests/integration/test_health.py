@@ -7,7 +7,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tallymark import Client
+from tallymark.errors import DeliveryError
 from tallymark.events import RunEnd, Usage
 from tallymark.protocol.connection import ClientConnection
 from tallymark.protocol.outbox import Outbox
@@ -147,7 +148,7 @@ def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert daemon.process is not None
         outbox = Outbox()
         with stuck(daemon.process.pid, "fdatasync") as let_go:
-            for _ in range(6):  # the last goes beyond the limit, another would not be read
+            for _ in range(5):  # the last goes beyond the limit, another would not be read
                 sock.sendall(outbox.freeze(event, 100).frame)
 
             report = wait_for_codes(daemon, "commit_stuck", "watchdog_late", "overloaded")
@@ -185,6 +186,57 @@ def test_connections_that_run_out(tmp_path: Path) -> None:
         last.close()
         stack.close()
         wait_for("a daemon that is well", lambda: not Report(daemon).codes)
+
+
+def test_a_limit_on_open_files_never_ends_the_daemon(tmp_path: Path) -> None:
+    """However many come: some descriptors are kept for the journal and the state files."""
+    limit = ("sh", "-c", 'ulimit -n 96; exec "$@"', "sh")
+    options = ("--segment-bytes-max", "64KiB", "--segment-chunk-bytes", "4KiB",
+               "--save-interval-seconds", "0.05")  # fmt: skip
+    daemon = Daemon(tmp_path / "state", *options, under=limit)
+    try:
+        daemon.start()
+        assert (
+            Report(daemon)
+            .reasons["connections_limited"]
+            .startswith("cannot serve more than 32 connections, and connections_max is 1024")
+        )
+        client = Client("p", socket=daemon.socket, spool_dir=tmp_path / "spool")
+        client.emit(Usage(agent_name="a"))
+        client.flush(timeout=DEADLINE_SECONDS)
+        with ExitStack() as stack:
+            crowd = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(200)]
+            for one in crowd:
+                one.connect(str(daemon.socket))
+            wait_for("somebody who was turned away", lambda: _last_word(crowd))
+
+            for number in range(300):  # several segments
+                client.emit(Usage(agent_name="a", event_id=f"{number}", attrs={"x": "y" * 1000}))
+            client.flush(timeout=DEADLINE_SECONDS)
+            assert client.stats().spooled == 0
+        client.close()
+
+        wait_for("room", lambda: _codes(daemon) == ["connections_limited"])
+        assert daemon.ledger["stored"] == 301
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+
+
+def _codes(daemon: Daemon) -> list[str]:
+    """The reasons that it tells; none while others that are gone still stand in the queue."""
+    try:
+        return Report(daemon).codes
+    except DeliveryError:
+        return []
+
+
+def _last_word(crowd: list[socket.socket]) -> bytes:
+    for one in crowd:
+        one.setblocking(False)
+        with suppress(BlockingIOError):
+            return one.recv(100)
+    return b""
 
 
 def test_a_state_directory_that_is_moved_away(tmp_path: Path) -> None:

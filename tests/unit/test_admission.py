@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from tallymarkd.core.admission import Admission, Decision, Fault
 from tallymarkd.core.entry import Cost, OtherEvent, Verdict, decode_entry, encode_entry, open_entry
 from tallymarkd.core.keys import Keys, key_hash, unpack_keys
 from tests.daemon_parts import NOON_NS, UID, array, fleeting_keys, run_end, usage
+from tests.speed import Times, quick
 
 LONG_TEXT = "x" * (TEXT_CHARS_MAX + 1)
 LONG_ID = "i" * (ID_CHARS_MAX + 1)
@@ -333,6 +335,22 @@ def test_a_run_without_an_id_gets_one(decide: Decide) -> None:
     assert decision.entry.ids == {1: "assigned-1", 3: "assigned-2"}
     assert decision.batch is not None
     assert decision.batch.ids == decision.entry.ids
+
+
+def test_completing_many_events_takes_as_long_for_each(keys: Keys) -> None:
+    """What is added to one must not copy what was added to all the others."""
+    admission = Admission(keys, lambda event: Cost(nanos=1, source="here"), lambda: "assigned")
+
+    def seconds(count: int) -> float:
+        raw = array(*[run_end(event_id="", estimated_cost_usd=None)] * count)
+        begun = time.thread_time()
+        admission.decide(raw, count, project="spotter", uid=UID, received_ns=NOON_NS)
+        return time.thread_time() - begun
+
+    def attempt() -> tuple[Times, None]:
+        return {"each, against a batch of 512": seconds(4096) / 8 / seconds(512)}, None
+
+    quick({"each, against a batch of 512": 1.5}, attempt)
 
 
 def test_what_has_no_cost_is_priced_and_nothing_else(keys: Keys) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,12 +41,17 @@ def test_what_ends_a_task_comes_to_the_loop_at_once() -> None:
     assert str(context["exception"]) == "a fault of ours"
 
 
+def _keep(used: list[Any], **given: Any) -> None:
+    used.append(given)
+
+
 def test_a_reload_reaches_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """What says of itself that it is taken over is taken over by somebody."""
     logged: list[tuple[str, str]] = []
     monkeypatch.setattr(
         app, "set_up_logging", lambda level, form, env: logged.append((level, form))
     )
+    monkeypatch.setattr(app, "make_room", lambda connections: connections)
     old = Settings(state_dir=Path("/s"), socket=Path("/s/t"), spool_dir=Path("/s/p"))
     for setting in SETTINGS:
         if not setting.about.reload:
@@ -58,12 +64,13 @@ def test_a_reload_reaches_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
             daemon: Any = app._Daemon.__new__(app._Daemon)
             daemon._env = {}
             used: list[Any] = []
-            for name in ("_vitals", "_checkpointer", "_committer", "_desk"):
+            for name in ("_vitals", "_desk"):
                 setattr(daemon, name, SimpleNamespace())
-            daemon._engine = SimpleNamespace(use=used.append)
+            for name in ("_engine", "_checkpointer"):
+                setattr(daemon, name, SimpleNamespace(use=used.append))
+            daemon._committer = SimpleNamespace(use=partial(_keep, used))
             daemon._apply(settings)
             assert daemon._settings is daemon._vitals.settings is settings
-            parts = (daemon._checkpointer, daemon._committer, daemon._desk)
             drain = daemon._settings.drain_timeout_seconds
-            seen.append(f"{parts} {used} {logged[-1]} {drain}")
+            seen.append(f"{daemon._desk} {used} {logged[-1]} {drain}")
         assert seen[0] != seen[1], setting.name

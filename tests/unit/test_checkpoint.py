@@ -210,6 +210,52 @@ def test_many_changes_make_one_save(rig: Rig) -> None:
     assert rig.saved("spotter") == 50
 
 
+def test_other_settings_hold_for_what_waits_already(rig: Rig) -> None:
+    rig.checkpointer.use(CheckpointSettings(3600.0, 10**9, 400))
+    rig.touch("spotter")
+    assert rig.timers[-1].at == rig.now + 3600
+
+    rig.checkpointer.use(CheckpointSettings(1.0, 10**9, 400))
+    rig.run(until=rig.now)
+
+    assert rig.names == ["spotter", "server"]
+    assert all(timer.cancelled for timer in rig.timers)
+
+
+def test_other_settings_hold_for_a_save_that_failed(rig: Rig) -> None:
+    rig.checkpointer.use(CheckpointSettings(3600.0, 10**9, 400))
+    rig.fs.full = "projects"
+    rig.touch("spotter")
+    rig.run(until=rig.now + 3600)
+    assert rig.checkpointer.failure is not None
+    rig.fs.full = None
+
+    rig.checkpointer.use(CheckpointSettings(1.0, 10**9, 400))
+    rig.run(until=rig.now + 1)
+
+    assert rig.saved("spotter") == 1
+
+
+def test_history_that_other_limits_put_over_goes_without_an_event(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.touch("spotter")
+    rig.journal.seal(1, 1)
+    rig.settle("spotter")
+    assert len(rig.journal.segments) == 1
+
+    rig.checkpointer.use(CheckpointSettings(INTERVAL, 0, 400))
+    rig.run()
+
+    assert rig.journal.segments == []
+    rig.keys.close()
+
+
+def test_settings_that_change_nothing_begin_nothing(rig: Rig) -> None:
+    rig.checkpointer.use(CheckpointSettings(1.0, 10**9, 400))
+
+    assert rig.timers == []
+
+
 def test_nothing_is_saved_when_nothing_changed(rig: Rig) -> None:
     rig.touch("spotter")
     rig.run()

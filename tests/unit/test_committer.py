@@ -288,6 +288,18 @@ def test_after_quiet_time_one_mark_is_written() -> None:
     assert rig.log.records[1].durable_lsn == 1
 
 
+def test_another_quiet_time_holds_for_the_wait_that_has_begun() -> None:
+    rig = Rig(idle_mark_seconds=NEVER)
+    rig.submit()
+    rig.committer.start()
+    rig.next()
+
+    rig.committer.use(commit_bytes_max=1000, idle_mark_seconds=0.001)
+
+    wait_until(lambda: len(rig.log.records) == 2, "the mark")
+    rig.stop()
+
+
 def test_no_mark_is_written_before_the_quiet_time_is_over() -> None:
     rig = Rig(idle_mark_seconds=NEVER)
     rig.submit()

@@ -24,7 +24,13 @@ from tallymark.protocol.messages import (
     Welcome,
 )
 from tallymark.record import Kind
-from tallymarkd.server.conversation import REPLY_BYTES_MAX, WRITE_BYTES_MAX, Conversation
+from tallymarkd.core.weight import BATCH_BYTES, weigh
+from tallymarkd.server.conversation import (
+    QUESTIONS_MAX,
+    REPLY_BYTES_MAX,
+    WRITE_BYTES_MAX,
+    Conversation,
+)
 from tallymarkd.server.desk import LARGE_FRAME_BYTES, Condition, Desk
 from tests.conversation_parts import (
     FakeAnswers,
@@ -45,6 +51,7 @@ from tests.daemon_parts import (
 )
 
 ALICE, BOB = PRODUCERS[:2]
+KIB = 1024
 
 
 class Talk:
@@ -578,7 +585,7 @@ def test_an_answer_that_comes_after_the_end_goes_nowhere(bench: Bench) -> None:
 def test_reading_pauses_while_too_much_is_unacknowledged(bench: Bench) -> None:
     async def test() -> None:
         first, second = publish(1, run_end(1)), publish(2, run_end(2))
-        size = len(memoryview(first.events))
+        size = weigh(first.events, 1)
         talk = Talk(make_desk(bench, unacknowledged_bytes_max=2 * size)).open()
 
         talk.send(wire(first))
@@ -595,7 +602,7 @@ def test_reading_pauses_while_too_much_is_unacknowledged(bench: Bench) -> None:
 
 def test_skips_count_against_the_limit(bench: Bench) -> None:
     async def test() -> None:
-        talk = Talk(make_desk(bench, unacknowledged_bytes_max=1000)).open()
+        talk = Talk(make_desk(bench, unacknowledged_bytes_max=10 * BATCH_BYTES)).open()
 
         skips = [Skip(from_seq=n, through_seq=n, events=1, reason="full") for n in range(1, 11)]
         talk.send(wire(*skips))
@@ -607,9 +614,44 @@ def test_skips_count_against_the_limit(bench: Bench) -> None:
     run(test)
 
 
+def test_a_small_batch_counts_for_what_is_kept_of_it(bench: Bench) -> None:
+    """The bytes of its events alone would let any number of them in."""
+
+    async def test() -> None:
+        talk = Talk(make_desk(bench, unacknowledged_bytes_max=100 * KIB)).open()
+
+        for seq in range(1, 101):
+            if talk.transport.reading:
+                last = seq
+                talk.send(wire(publish(seq, {})))
+
+        assert 40 < last < 70
+        bench.settle()
+        assert talk.transport.reading
+
+    run(test)
+
+
+def test_questions_that_wait_for_the_disk_have_a_limit(bench: Bench) -> None:
+    async def test() -> None:
+        answers = FakeAnswers()
+        talk = Talk(make_desk(bench, answers)).open()
+        talk.send(wire(*[Health(id=number, deep=True) for number in range(QUESTIONS_MAX - 1)]))
+        assert talk.transport.reading
+        talk.send(wire(Query(id=99, what="hold")))
+        assert not talk.transport.reading
+
+        answers.waiting[0](answers.condition)
+        assert talk.transport.reading
+        answers.holds[0][1](b"{}", "")
+        assert talk.transport.reading
+
+    run(test)
+
+
 def test_reading_pauses_while_the_daemon_is_overloaded() -> None:
     async def test() -> None:
-        size = len(memoryview(publish(1, run_end(1)).events))
+        size = weigh(publish(1, run_end(1)).events, 1)
         with Bench(unacknowledged_total_bytes_max=2 * size) as bench:
             desk = make_desk(bench)
             alice, bob = Talk(desk).open(ALICE), Talk(desk).open(BOB)
@@ -644,7 +686,7 @@ def test_reading_pauses_while_the_client_does_not_read(bench: Bench) -> None:
 
 def test_reading_resumes_only_when_every_cause_is_gone(bench: Bench) -> None:
     async def test() -> None:
-        size = len(memoryview(publish(1, run_end(1)).events))
+        size = weigh(publish(1, run_end(1)).events, 1)
         talk = Talk(make_desk(bench, unacknowledged_bytes_max=size)).open()
         talk.send(wire(publish(1, run_end(1))))
         talk.conversation.pause_writing()
@@ -816,7 +858,7 @@ def test_an_open_conversation_may_be_idle(bench: Bench) -> None:
 
 def test_time_does_not_count_while_the_daemon_does_not_read(bench: Bench) -> None:
     async def test() -> None:
-        size = len(memoryview(publish(1, run_end(1)).events))
+        size = weigh(publish(1, run_end(1)).events, 1)
         desk = make_desk(bench, unacknowledged_bytes_max=size, frame_timeout_seconds=0.001)
         talk = Talk(desk).open()
         talk.send(wire(publish(1, run_end(1))) + b"\x10\x00")
@@ -832,17 +874,76 @@ def test_time_does_not_count_while_the_daemon_does_not_read(bench: Bench) -> Non
     run(test)
 
 
-def test_the_clock_of_a_frame_stops_when_reading_pauses(bench: Bench) -> None:
+def test_the_clock_of_a_frame_stops_when_the_daemon_pauses_reading(bench: Bench) -> None:
     async def test() -> None:
-        talk = Talk(make_desk(bench, frame_timeout_seconds=0.01)).open()
-        talk.send(b"\x10\x00")
+        size = weigh(publish(1, run_end(1)).events, 1)
+        desk = make_desk(bench, unacknowledged_bytes_max=size, frame_timeout_seconds=0.01)
+        talk = Talk(desk).open()
+        first = wire(publish(1, run_end(1)))
+        talk.send(first[:10])
+        talk.send(first[10:] + b"\x10\x00")
         talk.conversation.pause_writing()
+        assert not talk.transport.reading
         other = Talk(make_desk(bench, frame_timeout_seconds=0.02))
         await until(lambda: other.transport.closed, "a later timer")
         assert not talk.transport.closed
 
-        talk.conversation.resume_writing()
+        bench.settle()  # now it is only the client that keeps us from reading
+        assert not talk.transport.reading
         await until(lambda: talk.transport.closed, "the end of the patience")
+
+    run(test)
+
+
+def test_time_counts_while_the_client_does_not_read(bench: Bench) -> None:
+    """Else it would keep its frame, and what that has of the pool, for as long as it likes."""
+
+    async def test() -> None:
+        begin, rest = half_a_large_frame()
+        size = len(begin + rest)
+        desk = make_desk(bench, frame_pool_bytes_max=size, frame_timeout_seconds=0.01)
+        talk, other = Talk(desk).open(ALICE), Talk(desk).open(BOB)
+        talk.send(begin)
+        talk.transport.buffered_bytes = 100_000
+        talk.conversation.pause_writing()
+
+        await until(lambda: talk.transport.closed, "the end of the patience")
+        other.send(begin)
+        assert other.transport.reading
+        await until(lambda: talk.transport.aborted, "the end")
+
+    run(test)
+
+
+def test_who_reads_nothing_is_cut_off_though_he_owes_nothing(bench: Bench) -> None:
+    async def test() -> None:
+        desk = make_desk(bench, frame_timeout_seconds=0.01)
+        talk, slow = Talk(desk).open(ALICE), Talk(desk).open(BOB)
+        for each in (talk, slow):
+            each.transport.buffered_bytes = 100_000
+            each.conversation.pause_writing()
+        slow.transport.buffered_bytes = 0
+        slow.conversation.resume_writing()
+
+        await until(lambda: talk.transport.aborted, "the end")
+
+        assert slow.transport.reading
+
+    run(test)
+
+
+@pytest.mark.parametrize("eof", [True, False])
+def test_a_close_does_not_wait_for_who_does_not_read(bench: Bench, eof: bool) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench, frame_timeout_seconds=0.01)).open()
+        talk.transport.buffered_bytes = 100
+        if eof:
+            assert not talk.conversation.eof_received()
+        else:
+            talk.send(wire(Goodbye()))
+        assert talk.transport.closed
+
+        await until(lambda: talk.transport.aborted, "the end")
 
     run(test)
 

@@ -34,7 +34,7 @@ from tests.daemon_parts import (
     usage,
 )
 
-ALICE, BOB, CAROL = PRODUCERS[:3]
+ALICE, BOB, CAROL, DAVE = PRODUCERS[:4]
 
 MakeBench = Callable[..., Bench]
 
@@ -449,12 +449,12 @@ def test_goodbye_with_something_in_flight_or_nothing_at_all_retires_nothing(
 
 def test_at_the_limit_of_projects_a_new_one_comes_later(make_bench: MakeBench) -> None:
     bench = make_bench(projects_max=1)
+    assert bench.engine.room_for(["other"])
     alice = bench.join(ALICE)
-    assert bench.engine.room_for("other")
     alice.publish(1, run_end(1))
     bench.settle()
 
-    assert not bench.engine.room_for("other")
+    assert not bench.engine.room_for(["other"])
     with pytest.raises(TransientError) as caught:
         bench.join(BOB, "other")
 
@@ -472,6 +472,68 @@ def test_projects_on_their_way_count_against_the_limit(make_bench: MakeBench) ->
     bench.settle()
 
     assert list(bench.books.projects) == ["spotter"]
+
+
+def test_who_is_connected_has_room_for_its_project_and_gives_it_back(
+    make_bench: MakeBench,
+) -> None:
+    """It may send at any time, and is not asked again."""
+    bench = make_bench(projects_max=2)
+    alice, bob = bench.join(ALICE, "one"), bench.join(BOB, "two")
+    assert bench.engine.project_count == 2
+    with pytest.raises(TransientError):
+        bench.join(CAROL, "three")
+    assert bench.join(DAVE, "two").welcomes
+
+    alice.leave()
+    bench.join(CAROL, "three").publish(1, run_end(1))
+    bob.publish(1, run_end(2))
+    bench.settle()
+
+    assert sorted(bench.books.projects) == ["three", "two"]
+    assert bench.engine.project_count == 2
+
+
+def test_the_projects_of_a_post_are_decided_about_together(make_bench: MakeBench) -> None:
+    bench = make_bench(projects_max=2)
+    assert bench.engine.room_for(["a", "b", "a"])
+    assert not bench.engine.room_for(["a", "b", "c"])
+
+    answers = bench.post(("a", array(run_end(1)), 1), ("b", array(run_end(2)), 1))
+
+    assert bench.engine.room_for(["a", "b"])
+    assert not bench.engine.room_for(["a", "c"])
+    with pytest.raises(TransientError):
+        bench.join(CAROL, "c")
+    bench.settle()
+    assert answers[0][0].stored == 2
+    assert not bench.engine.room_for(["c"])
+
+
+def test_a_post_that_was_not_kept_leaves_its_room(make_bench: MakeBench) -> None:
+    bench = make_bench(projects_max=1)
+    bench.log.full = True
+    bench.post(("a", array(run_end(1)), 1))
+    assert not bench.engine.room_for(["b"])
+    bench.pump()
+    bench.log.full = False
+
+    assert bench.engine.room_for(["b"])
+    assert bench.engine.project_count == 0
+
+
+def test_a_mark_without_a_project_has_no_room_for_one(make_bench: MakeBench) -> None:
+    """A skip makes a mark, and no project."""
+    bench = make_bench(projects_max=1)
+    alice = bench.join(ALICE, "one")
+    alice.skip(1, 1)
+    bench.settle()
+    alice.leave()
+    bench.join(BOB, "two").publish(1, run_end(1))
+    bench.settle()
+
+    with pytest.raises(TransientError):
+        bench.join(ALICE, "one")
 
 
 def test_at_the_limit_of_producers_a_new_one_comes_later(make_bench: MakeBench) -> None:
@@ -521,6 +583,19 @@ def test_who_has_left_is_not_told_that_there_is_room(make_bench: MakeBench) -> N
     assert alice.link.settled_calls == 0
 
 
+def test_who_was_fenced_is_not_told_that_there_is_room(make_bench: MakeBench) -> None:
+    bench = make_bench(unacknowledged_total_bytes_max=1)
+    alice, bob = bench.join(ALICE), bench.join(BOB)
+    bob.publish(1, run_end(1))
+    bench.engine.wait_for_room(alice.link)
+
+    bench.join(ALICE)
+    bench.settle()
+
+    assert alice.link.fenced
+    assert alice.link.settled_calls == 0
+
+
 def test_other_limits_hold_from_the_next_newcomer_on(make_bench: MakeBench) -> None:
     bench = make_bench(producers_max=1)
     bench.join(ALICE).publish(1, run_end(1))
@@ -534,7 +609,7 @@ def test_other_limits_hold_from_the_next_newcomer_on(make_bench: MakeBench) -> N
     bench.settle()
 
     bench.engine.use(engine_settings(projects_max=1))
-    assert not bench.engine.room_for("other")
+    assert not bench.engine.room_for(["other"])
 
 
 # A full disk.

@@ -37,6 +37,16 @@ def test_connections_are_told_before_the_last_is_taken(tmp_path: Path) -> None:
         assert patient.codes == []
 
 
+def test_fewer_connections_than_the_settings_say_are_told(tmp_path: Path) -> None:
+    with Bench() as bench:
+        patient = Patient(bench, tmp_path, connections_max=20)
+        patient.room = 12
+
+        patient.complains("connections_limited", "more than 12 connections")
+        patient.connections = 11
+        assert patient.reasons[0].message == "11 of 12 connections are open"
+
+
 def test_no_room_for_another_project_or_producer(tmp_path: Path) -> None:
     with Bench(projects_max=2, producers_max=3) as bench:
         patient = Patient(bench, tmp_path, projects_max=2, producers_max=3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -50,6 +51,20 @@ def test_the_report_has_every_figure(patient: Patient) -> None:
     assert report["ledger"]["stored"] == 2
     assert report["ledger"]["rejected"] == {"invalid_field": 1}
     assert report["recovery"]["clean"] is True
+
+
+def test_a_process_that_cannot_be_looked_at_is_no_reason_to_fail(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(patient.vitals.process, "num_fds", fail)
+
+    report = patient.condition.report
+
+    assert "open_files" not in report
+    assert report["connections"] == 7
 
 
 def test_before_the_first_commit_there_are_no_durations(patient: Patient) -> None:

@@ -348,6 +348,20 @@ def test_an_overloaded_daemon_takes_no_events() -> None:
     run(test)
 
 
+def test_one_post_cannot_bring_more_projects_than_there_is_room_for() -> None:
+    async def test() -> None:
+        with Bench(projects_max=2) as bench:
+            talk = Talk(make_desk(bench))
+            body = b"".join(line(**run_end(n, project=f"p{n}")) for n in range(3))
+
+            assert talk.ask("POST", EVENTS, body, NDJSON).status == 503
+
+            bench.settle()
+            assert not bench.books.projects
+
+    run(test)
+
+
 def test_at_the_limit_of_projects_a_new_one_comes_later() -> None:
     async def test() -> None:
         with Bench(projects_max=1) as bench:
@@ -651,6 +665,39 @@ def test_a_client_that_reads_no_answers_is_not_read_either(bench: Bench) -> None
         await talk.turn()
         assert len(talk.says()) == 100
         assert talk.transport.reading
+
+    run(test)
+
+
+def test_who_reads_no_answers_at_all_is_cut_off(bench: Bench) -> None:
+    async def test() -> None:
+        talk, slow = (Talk(make_desk(bench, frame_timeout_seconds=0.01)) for _ in range(2))
+        for each in (talk, slow):
+            each.send(request("POST", EVENTS, line(**run_end(1))))  # no time counts meanwhile
+            each.transport.buffered_bytes = 100_000
+            each.conversation.pause_writing()
+        slow.transport.buffered_bytes = 0
+        slow.conversation.resume_writing()
+
+        await until(lambda: talk.transport.aborted, "the end")
+
+        assert not slow.transport.closed
+
+    run(test)
+
+
+@pytest.mark.parametrize("eof", [True, False])
+def test_a_close_does_not_wait_for_who_does_not_read(bench: Bench, eof: bool) -> None:
+    async def test() -> None:
+        talk = Talk(make_desk(bench, frame_timeout_seconds=0.01))
+        talk.transport.buffered_bytes = 100
+        if eof:
+            assert not talk.conversation.eof_received()
+        else:
+            talk.send(request("GET", "/v1/state", headers={"Connection": "close"}))
+        assert talk.transport.closed
+
+        await until(lambda: talk.transport.aborted, "the end")
 
     run(test)
 

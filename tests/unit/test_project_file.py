@@ -18,9 +18,10 @@ from tallymarkd.core.project_file import (
     decode,
     decode_owned,
     encode,
-    encode_slices,
+    encode_view,
     versions_of,
 )
+from tallymarkd.core.project_state import freeze
 from tallymarkd.storage.sealed import verify_seal
 
 T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -167,7 +168,7 @@ def test_slices_are_the_same_file_and_of_the_moment_of_the_call() -> None:
     state = empty("p", T0)
     put(state, *[run(n, agent_name=f"a{n}", session_id=f"s{n}") for n in range(700)])
     body = encode(state, server_id=SERVER)
-    slices = encode_slices(state, server_id=SERVER)
+    slices = encode_view(freeze(state), server_id=SERVER)
     put(state, *[run(n, agent_name="a699") for n in range(800, 900)])
 
     found = []

@@ -13,11 +13,11 @@ import pytest
 
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.connection import ClientConnection
-from tallymark.protocol.messages import Ack, Goodbye, Refused, Welcome
+from tallymark.protocol.messages import Ack, Goodbye, Query, Refused, Welcome
 from tallymarkd.server import server as server_module
 from tallymarkd.server.desk import Desk
 from tallymarkd.server.listener import listen
-from tallymarkd.server.server import Server, own_uid
+from tallymarkd.server.server import TURNED_AWAY_MAX, Server, own_uid
 from tests.conversation_parts import FakeAnswers, make_desk, opening, wire
 from tests.daemon_parts import DEADLINE_SECONDS, PRODUCERS, Bench, publish, run_end, until
 
@@ -69,7 +69,7 @@ async def house(tmp_path: Path, **limits: Any) -> AsyncIterator[House]:
         found = House(directory / "t.sock", bench, desk, server)
         loop.set_exception_handler(lambda _, context: found.errors.append(context))
         try:
-            await server.start(listener.sock)
+            server.start(listener.sock)
             yield found
             await server.stop_accepting()
             await server.say_goodbye()
@@ -244,25 +244,65 @@ def test_connections_are_counted(tmp_path: Path) -> None:
     run(test)
 
 
-def test_over_the_limit_of_connections_one_line_says_so(tmp_path: Path) -> None:
+def test_over_the_limit_of_connections_everybody_is_told_in_his_tongue(tmp_path: Path) -> None:
     async def test() -> None:
         async with house(tmp_path, connections_max=2) as at:
             open_ones = [await at.connect() for _ in range(2)]
             await until(lambda: at.server.connections == 2, "two connections")
 
-            answer = await at.talk(b"")
-            assert answer == b"cannot serve you now: 2 connections are open\n"
-            # Also who has spoken first can read it.
-            reader, writer = await at.connect()
-            writer.write(HEALTH)
-            line = await asyncio.wait_for(reader.readline(), DEADLINE_SECONDS)
-            assert line.startswith(b"cannot serve you now")
-            writer.close()
+            line = b"cannot serve you now: 2 connections are open\n"
+            assert await at.talk(b"", eof=True) == line
+            assert await at.talk(opening()) == line
+            assert await at.talk(b"") == line  # after a while
+
+            answer = await at.talk(HEALTH)
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            head, body = answer.split(b"\r\n\r\n")
+            assert body == b'{"error":"cannot serve you now: 2 connections are open"}\n'
+            assert f"content-length: {len(body)}".encode() in head
 
             open_ones[0][1].close()
             await until(lambda: at.server.connections == 1, "room")
             assert (await at.talk(HEALTH)).startswith(b"HTTP/1.1 200 ")
             open_ones[1][1].close()
+
+    run(test)
+
+
+def test_for_a_crowd_that_is_turned_away_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "TURN_AWAY_SECONDS", 3600.0)
+
+    async def test() -> None:
+        async with house(tmp_path, connections_max=1) as at:
+            _, inside = await at.connect()
+            await until(lambda: at.server.connections == 1, "the connection")
+            crowd = [await at.connect() for _ in range(TURNED_AWAY_MAX)]
+            await until(lambda: len(at.server.turned_away) == TURNED_AWAY_MAX, "the crowd")
+            assert at.server._acceptor is not None
+            assert at.server._acceptor.open == 1 + TURNED_AWAY_MAX
+            reader, late = await at.connect()  # no descriptor is left for him yet
+            crowd[0][1].close()
+            late.write(HEALTH)
+            assert (await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)).startswith(
+                b"HTTP/1.1 503 "
+            )
+            inside.close()
+            late.close()
+            await until(lambda: at.server.connections == 0, "room")
+            monkeypatch.setattr(server_module, "peer_uid", lambda sock: 4711)
+            _, one_more = await at.connect()
+            await until(lambda: len(at.server.turned_away) == TURNED_AWAY_MAX, "the crowd again")
+            assert (await at.talk(b"")).startswith(b"cannot serve uid 4711")  # at once
+
+            await at.server.stop_accepting()
+            await at.server.say_goodbye(0.01)
+            for reader, writer in crowd[1:]:
+                assert await asyncio.wait_for(reader.read(), DEADLINE_SECONDS)
+                writer.close()
+            one_more.close()
 
     run(test)
 
@@ -278,6 +318,7 @@ def test_another_user_is_turned_away(
 
             line = f"cannot serve uid 4711: this daemon serves uid {os.geteuid()} and root\n"
             assert answer == line.encode()
+            assert (await at.talk(HEALTH)).startswith(b"HTTP/1.1 403 Forbidden\r\n")
             await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
             assert "uid 4711" in caplog.text
 
@@ -430,6 +471,29 @@ def test_who_has_just_come_in_when_it_stops_gets_a_last_word(
     run(test)
 
 
+def test_who_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with house(tmp_path) as at:
+            assert isinstance(at.desk.answers, FakeAnswers)
+            at.desk.answers.states["p"] = bytes(4 * 1024 * 1024)
+            with contextlib.ExitStack() as stack:
+                framed = opening("", "") + wire(Query(id=1, what="state", project="p"))
+                http = HEALTH.replace(b"/v1/health", b"/v1/state?project=p")
+                for question in (framed, http):
+                    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    client.setblocking(False)
+                    await loop.sock_connect(client, str(at.path))
+                    await loop.sock_sendall(client, question)
+                    await asyncio.wait_for(loop.sock_recv(client, 1), DEADLINE_SECONDS)
+
+                await at.server.stop_accepting()
+                await at.server.say_goodbye()
+                await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+
+    run(test)
+
+
 def test_the_name_of_the_socket_stays_when_the_server_stops(tmp_path: Path) -> None:
     """It is the listener's to remove, which looks whether it is still its own."""
 
@@ -456,6 +520,23 @@ def test_many_connections_at_once(tmp_path: Path) -> None:
             for _, writer in pairs:
                 writer.close()
             await asyncio.wait_for(at.server.idle.wait(), DEADLINE_SECONDS)
+
+    run(test)
+
+
+def test_a_window_that_is_larger_than_the_daemons_comes_through(tmp_path: Path) -> None:
+    """A client counts its own bytes, the daemon what it keeps: it reads on as it can."""
+
+    async def test() -> None:
+        async with house(tmp_path, unacknowledged_bytes_max=1) as at:
+            reader, writer = await at.connect()
+            writer.write(opening() + wire(*[publish(seq, {}) for seq in range(1, 501)]))
+            protocol, through = ClientConnection(), 0
+            while through < 500:
+                data = await asyncio.wait_for(reader.read(65536), DEADLINE_SECONDS)
+                acks = [said for said in protocol.receive(data) if isinstance(said, Ack)]
+                through = acks[-1].through_seq if acks else through
+            writer.close()
 
     run(test)
 

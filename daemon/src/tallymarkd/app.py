@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ from tallymarkd.core.engine import Engine
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.pricing import Pricer
 from tallymarkd.core.restore import Restored, restore
+from tallymarkd.descriptors import make_room
 from tallymarkd.health import Vitals, status_line
 from tallymarkd.logs import set_up_logging
 from tallymarkd.manager import Manager, on_terminal
 from tallymarkd.next_steps import next_steps
 from tallymarkd.place import refuse_unsafe
 from tallymarkd.reloading import reload, tell
-from tallymarkd.server.desk import Desk, FramePool
+from tallymarkd.server.desk import Desk, FramePool, ServerSettings
 from tallymarkd.server.listener import Listener, listen
 from tallymarkd.server.peer import is_root
 from tallymarkd.server.server import FIRST_WORD_SECONDS, Server, own_uid
@@ -162,7 +164,7 @@ class _Daemon:
         self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tallymark-save")
         self._build()
         self._committer.start()
-        await self._server.start(self._listener.sock)
+        self._server.start(self._listener.sock)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
@@ -234,6 +236,7 @@ class _Daemon:
             journal,
             restored.report,
             connections=lambda: self._server.connections,
+            connections_max=lambda: self._desk.settings.connections_max,
             watchdog_late_seconds=lambda: self._supervision.late_seconds,
             config_problem=lambda: self._reload_problem,
             spools_waiting=lambda: len(self._adopting.waiting),
@@ -246,7 +249,7 @@ class _Daemon:
                 self._checkpointer.holds,
                 owns=self._owns,
             ),
-            parts.server_settings(settings),
+            _server_settings(settings),
             FramePool(settings.frame_pool_bytes_max),
         )
         self._server = Server(
@@ -295,11 +298,13 @@ class _Daemon:
         """Every part has its settings from here, at the start and at a reload."""
         self._settings = self._vitals.settings = settings
         set_up_logging(settings.log_level, settings.log_format, env=self._env)
-        self._checkpointer.settings = parts.checkpoint_settings(settings)
+        self._checkpointer.use(parts.checkpoint_settings(settings))
         self._engine.use(parts.engine_settings(settings))
-        self._committer.commit_bytes_max = settings.commit_bytes_max
-        self._committer.idle_mark_seconds = settings.idle_mark_seconds
-        self._desk.settings = parts.server_settings(settings)
+        self._committer.use(
+            commit_bytes_max=settings.commit_bytes_max,
+            idle_mark_seconds=settings.idle_mark_seconds,
+        )
+        self._desk.settings = _server_settings(settings)
 
     def _note(self) -> None:
         server = self._engine.books.server
@@ -345,6 +350,12 @@ class _Daemon:
         self._restored.keys.close()
         log.info("stopped")
         return EXIT_OK
+
+
+def _server_settings(settings: Settings) -> ServerSettings:
+    """With as many connections as there are file descriptors for."""
+    found = parts.server_settings(settings)
+    return replace(found, connections_max=make_room(found.connections_max))
 
 
 def fail_with(task: asyncio.Task[None]) -> None:

@@ -139,7 +139,12 @@ class Settings:
     )
     frame_timeout_seconds: float = field(
         default=10.0,
-        metadata=_about("time to finish a frame that has begun", 0.05, 3600, reload=True),
+        metadata=_about(
+            "time to finish a frame that has begun, and to take something of what is written",
+            0.05,
+            3600,
+            reload=True,
+        ),
     )
     drain_timeout_seconds: float = field(
         default=5.0, metadata=_about("time to stop in", 0.05, 3600, reload=True)

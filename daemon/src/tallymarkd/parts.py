@@ -50,7 +50,6 @@ def server_settings(settings: Settings) -> ServerSettings:
         settings.connections_max,
         settings.connections_per_user_max,
         settings.unacknowledged_bytes_max,
-        settings.frame_pool_bytes_max,
         settings.first_byte_timeout_seconds,
         settings.frame_timeout_seconds,
         serves_all=settings.serve == "all",

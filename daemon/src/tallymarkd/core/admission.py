@@ -33,6 +33,7 @@ from tallymarkd.core.entry import (
     decode_event,
     decode_events,
     is_event_deep,
+    join_events,
     split_events,
 )
 from tallymarkd.core.keys import Keys, key_hash, pack_keys
@@ -171,11 +172,11 @@ class Admission:
             return
         entry = work.entry
         if isinstance(event, RunEnd) and not event.event_id and not event.run_id:
-            entry.ids = {**entry.ids, index: self._new_id()}
+            entry.ids[index] = self._new_id()
         if event.estimated_cost_usd is None:
             cost = self._price(event)
             if cost is not None:
-                entry.costs = {**entry.costs, index: cost}
+                entry.costs[index] = cost
 
 
 class _Work:
@@ -213,7 +214,7 @@ class _Work:
                 changed[index] = NIL
         if changed:
             parts = [changed.get(index, raw) for index, raw in enumerate(raws)]
-            self.entry.events = msgspec.Raw(_array(parts))
+            self.entry.events = msgspec.Raw(join_events(parts))
             self.entry.cut = sorted(changed)
 
     def _take(self, index: int, raw: msgspec.Raw, changed: dict[int, bytes]) -> None:
@@ -334,7 +335,3 @@ def _key(event: Event | OtherEvent, *, key_by_id: bool) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _array(parts: list[Any]) -> bytes:
-    return b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(bytes(part) for part in parts)

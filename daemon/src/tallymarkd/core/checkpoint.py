@@ -147,6 +147,17 @@ class Checkpointer:
             server.dirty_since = now
         self._schedule(self.settings.save_interval_seconds)
 
+    def use(self, settings: CheckpointSettings) -> None:
+        """Go on with these: what is dirty, or over its limit by them, has its turn at once."""
+        self.settings = settings
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.failure is not None:
+            patience = self._clock() + settings.save_interval_seconds
+            self._not_before = min(self._not_before, patience)
+        self._go_on()
+
     def stop(self) -> None:
         """Begin nothing new."""
         self._stopped = True
@@ -221,6 +232,9 @@ class Checkpointer:
         self._not_before = now + (now - self._began) * (1 / SAVE_SHARE_MAX - 1)
         if failed:
             self._not_before += self.settings.save_interval_seconds
+        self._go_on()
+
+    def _go_on(self) -> None:
         history_over_limit = self._may_retire and self._over_limit() is not None
         if self._most_urgent() is not None or history_over_limit:
             self._schedule(0.0)

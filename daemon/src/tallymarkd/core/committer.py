@@ -129,6 +129,12 @@ class Committer:
         """Tickets that wait for a commit. Any thread."""
         return len(self._queue)
 
+    def use(self, *, commit_bytes_max: int, idle_mark_seconds: float) -> None:
+        """Go on with these, from the next commit and the next wait on. Any thread."""
+        self.commit_bytes_max = commit_bytes_max
+        self.idle_mark_seconds = idle_mark_seconds
+        self._rouse()  # the wait that has begun is one of before
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -27,11 +27,12 @@ from tallymark.protocol.messages import (
 )
 from tallymark.record import Kind
 from tallymarkd._version import __version__
-from tallymarkd.core.admission import Admission, Decision, Fault
+from tallymarkd.core.admission import Admission, Decision
 from tallymarkd.core.books import Books, SkipNotice
 from tallymarkd.core.committer import Committer, Ticket
 from tallymarkd.core.entry import encode_entry
 from tallymarkd.core.keys import Keys
+from tallymarkd.core.post import PostResult, when_all
 from tallymarkd.core.producers import (
     EngineSettings,
     Link,
@@ -40,6 +41,7 @@ from tallymarkd.core.producers import (
     TransientError,
     agree,
 )
+from tallymarkd.core.weight import weigh
 
 RETRY_SECONDS = 1.0
 
@@ -55,15 +57,6 @@ class _Context:
     decision: Decision | None = None
     size: int = 0
     done: Callable[[Exception | None], None] | None = None
-
-
-@dataclass(slots=True)
-class PostResult:
-    """What became of events that came over HTTP. With ``faults`` nothing was stored."""
-
-    stored: int = 0
-    duplicate: int = 0
-    faults: list[Fault] = field(default_factory=list)
 
 
 class Engine:
@@ -106,9 +99,14 @@ class Engine:
         """Have ``link.settled(0)`` called once the engine is not overloaded any more."""
         self._waiting.add(link)
 
-    def room_for(self, project: str) -> bool:
-        """Whether events of this project can be taken."""
-        return self._producers.room_for(project)
+    def room_for(self, projects: Collection[str]) -> bool:
+        """Whether events of these projects can be taken, of all of them together."""
+        return self._producers.room_for(projects)
+
+    @property
+    def project_count(self) -> int:
+        """Projects there are, and those that what has come in may still make."""
+        return len(self.books.projects) + len(self._producers.coming)
 
     # Conversations begin and end.
 
@@ -126,6 +124,7 @@ class Engine:
             return None
         producer = self._producers.find(hello, uid)
         if producer.link is not None:
+            self._waiting.discard(producer.link)
             producer.link.fence("a newer connection of the same producer has taken over")
         producer.link = link
         producer.welcome = lambda: ready(self._welcome(protocol, producer.durable_seq))
@@ -245,29 +244,21 @@ class Engine:
             )
             for project, array, count in batches
         ]
-        result = PostResult()
-        for number, decision in enumerate(decisions):
-            result.faults.extend(replace(fault, batch=number) for fault in decision.faults)
-            stored, duplicate, _ = decision.counts
-            result.stored += stored
-            result.duplicate += duplicate
+        result = PostResult.of(decisions)
         if result.faults:
             done(result, None)
             return
-        waiting = len(decisions)
-        failure: Exception | None = None
+        projects = [project for project, _, _ in batches]
+        self._producers.reserve(projects)
 
-        def one_done(error: Exception | None) -> None:
-            nonlocal waiting, failure
-            waiting -= 1
-            failure = failure or error
-            if waiting == 0:
-                done(None if failure else result, failure)
+        def all_done(failure: Exception | None) -> None:
+            self._producers.release(projects)
+            done(None if failure else result, failure)
 
+        one_done = when_all(len(decisions), all_done)
         for decision in decisions:
             self._keys.admit(decision.keys)
-            context = _Context(None, None, decision, len(memoryview(decision.entry.events)))
-            context.done = one_done
+            context = _Context(None, None, decision, _weight(decision), one_done)
             self._submit(_batch_ticket(decision, context), context.size)
 
     def probe(self, done: Callable[[Exception | None], None]) -> None:
@@ -377,6 +368,10 @@ class Engine:
             )
         self._welcome_settled(producer)
         self._producers.forget_idle(producer)
+
+
+def _weight(decision: Decision) -> int:
+    return weigh(decision.entry.events, decision.entry.count)
 
 
 def _batch_ticket(

@@ -7,6 +7,7 @@ the verdicts from it and never decides again.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -167,6 +168,11 @@ def split_events(events: bytes | memoryview | msgspec.Raw) -> list[msgspec.Raw]:
         return _raws_decoder.decode(events)
     except DECODE_ERRORS as error:
         raise msgspec.DecodeError(str(error)) from None
+
+
+def join_events(parts: Sequence[bytes | msgspec.Raw]) -> bytes:
+    """The array of these events, which is what ``split_events`` takes apart."""
+    return b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(map(bytes, parts))
 
 
 def decode_events(events: bytes | memoryview | msgspec.Raw) -> list[Event]:

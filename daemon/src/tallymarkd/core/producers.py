@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -115,6 +116,7 @@ class Producers:
         self._spooled = spooled
         self.settings = settings
         self._known: dict[bytes, Producer] = {}
+        self._reserved: Counter[str] = Counter()
 
     def find(self, hello: Hello, uid: int) -> Producer:
         """The producer of a Hello, made if it is new.
@@ -133,7 +135,7 @@ class Producers:
         known = self._known.get(key.bytes)
         bound = mark or known
         if bound is None:
-            self._refuse_over_limits(hello.project)
+            self._refuse_over_producers_max()
         elif bound.uid != uid:
             raise RefusedError("wrong_user", "cannot use this producer: it is another user's")
         elif bound.project != hello.project:
@@ -141,6 +143,8 @@ class Producers:
                 "wrong_project",
                 f"cannot use this producer for {hello.project!r}: it is bound to {bound.project!r}",
             )
+        if not self.room_for((hello.project,)):
+            raise TransientError(_overloaded(f"there are {self.settings.projects_max} projects"))
         if mark is not None:
             mark.contact_seconds = self._books.server.running_seconds
         if known is None:
@@ -149,7 +153,7 @@ class Producers:
             self._known[key.bytes] = known
         return known
 
-    def _refuse_over_limits(self, project: str) -> None:
+    def _refuse_over_producers_max(self) -> None:
         marks = self._books.server.marks
         if len(marks) >= self.settings.producers_max:
             live = {producer.name for producer in self._known.values()}
@@ -161,20 +165,33 @@ class Producers:
                 raise TransientError(
                     _overloaded(f"{self.settings.producers_max} producers are known")
                 )
-        if not self.room_for(project):
-            raise TransientError(_overloaded(f"there are {self.settings.projects_max} projects"))
 
-    def room_for(self, project: str) -> bool:
-        """Whether events of this project can be taken; one more may be too many.
-
-        Projects whose first events are still on their way count as well.
-        """
-        projects = self._books.projects
-        if project in projects:
+    def room_for(self, projects: Collection[str]) -> bool:
+        """Whether all of these can have events now; those that are new may be too many."""
+        new = {project for project in projects if project not in self._books.projects}
+        if not new:
             return True
-        on_their_way = {each.project for each in self._known.values() if not each.settled}
-        coming = on_their_way - projects.keys()
-        return project in coming or len(projects) + len(coming) < self.settings.projects_max
+        coming = self.coming
+        taken = len(self._books.projects) + len(coming | new)
+        return new <= coming or taken <= self.settings.projects_max
+
+    @property
+    def coming(self) -> set[str]:
+        """New projects for which there must be room: those of connected producers, which
+        may send at any time, and those whose first events are on their way."""
+        names = {producer.project for producer in self._known.values()}
+        return (names | self._reserved.keys()) - self._books.projects.keys()
+
+    def reserve(self, projects: Iterable[str]) -> None:
+        """Events of these are on their way that belong to no producer."""
+        self._reserved.update(projects)
+
+    def release(self, projects: Iterable[str]) -> None:
+        """They have arrived, or never will."""
+        for project in projects:
+            self._reserved[project] -= 1
+            if not self._reserved[project]:
+                del self._reserved[project]
 
     def live(self) -> list[Producer]:
         """All of them."""

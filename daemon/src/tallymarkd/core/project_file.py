@@ -90,14 +90,6 @@ def encode(state: ProjectState, *, server_id: str) -> bytes:
     return b"".join(encode_view(freeze(state), server_id=server_id))
 
 
-def encode_slices(state: ProjectState, *, server_id: str) -> Iterator[bytes]:
-    """The file in pieces, of the state as it is at this call.
-
-    Between two pieces the caller can do something else, ``apply`` included.
-    """
-    return encode_view(freeze(state), server_id=server_id)
-
-
 def encode_view(view: View, *, server_id: str) -> Iterator[bytes]:
     """The file in pieces, each about a millisecond's work; for any thread."""
     return seal(_pieces(view, server_id), CLOSING)

@@ -19,17 +19,25 @@ CONNECTIONS_SHARE_WELL = 0.8
 def limit_reasons(vitals: Vitals) -> Iterator[Reason]:
     """What has no room any more, and what was not taken over."""
     settings, books = vitals.settings, vitals.engine.books
-    share = vitals.connections() / settings.connections_max
+    room = vitals.connections_max()
+    share = vitals.connections() / room
     bad, well = share >= CONNECTIONS_SHARE_BAD, share < CONNECTIONS_SHARE_WELL
     if vitals.pulse.room.look(bad=bad, well=well):
         yield reason(
             "connections_full",
-            f"{vitals.connections()} of {settings.connections_max} connections are open",
+            f"{vitals.connections()} of {room} connections are open",
         )
-    if len(books.projects) >= settings.projects_max:
+    if room < settings.connections_max:
+        yield reason(
+            "connections_limited",
+            f"cannot serve more than {room} connections, and connections_max is "
+            f"{settings.connections_max}: the limit on open files leaves no more",
+        )
+    projects = vitals.engine.project_count
+    if projects >= settings.projects_max:
         yield reason(
             "projects_full",
-            f"cannot take events of a new project: there are {len(books.projects)}, "
+            f"cannot take events of a new project: there are {projects}, "
             f"and projects_max is {settings.projects_max}",
         )
     if len(books.server.marks) >= settings.producers_max and not _some_are_old(vitals):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import psutil
 
 from tallymarkd._version import __version__
 from tallymarkd.core.overview import evicted_runs
@@ -48,9 +49,8 @@ def report(vitals: Vitals, free: int | None) -> dict[str, Any]:
         "loop_lag_ms": round(vitals.pulse.loop_lag_seconds * 1000, 3),
         "disk_free_bytes": free,
         "history_bytes": vitals.journal.size_bytes(),
-        "rss_bytes": vitals.process.memory_info().rss,
+        **_process(vitals.process),
         "rss_peak_bytes": _peak_rss_bytes(),
-        "open_files": vitals.process.num_fds(),
         "connections": vitals.connections(),
         "projects": len(vitals.engine.books.projects),
         "producers": len(server.marks),
@@ -62,6 +62,15 @@ def report(vitals: Vitals, free: int | None) -> dict[str, Any]:
         },
         "recovery": _recovery(vitals),
     }
+
+
+def _process(process: psutil.Process) -> dict[str, int]:
+    """What the system tells of this process: nothing when it has no descriptor left for
+    that. A question about health must not fail over it."""
+    try:
+        return {"rss_bytes": process.memory_info().rss, "open_files": process.num_fds()}
+    except (OSError, psutil.Error):
+        return {}
 
 
 def _producers(vitals: Vitals) -> list[dict[str, Any]]:

@@ -132,6 +132,11 @@ TROUBLES: Final[Mapping[str, Trouble]] = MappingProxyType(
             "raise connections_max, or find out who holds them (ss -xp); agents that find no "
             "room spool and come again",
         ),
+        "connections_limited": Trouble(
+            Weight.NOTICE,
+            "raise the limit on open files (LimitNOFILE= of the unit, or `ulimit -Hn`) and restart "
+            "the daemon, or lower connections_max",
+        ),
         "projects_full": Trouble(
             Weight.NOTICE,
             "raise projects_max; agents of new projects spool until then",

@@ -26,9 +26,10 @@ pauses at the limit itself and goes on below it, so at the limit it hardly ever 
 class Vitals:
     """The parts of the daemon, and what was seen of them. Loop thread only.
 
-    ``settings`` may be replaced at any time. ``watchdog_late_seconds`` gives by how
-    many seconds the service manager's watchdog was fed too late, None when it was not
-    or when there is none; ``config_problem`` why the last reload was refused, empty
+    ``settings`` may be replaced at any time. ``connections_max`` gives for how many
+    connections there is room, which may be less than the setting; ``watchdog_late_seconds``
+    by how many seconds the service manager's watchdog was fed too late, None when it was
+    not or when there is none; ``config_problem`` why the last reload was refused, empty
     when it was not; ``spools_waiting`` how many spools of agents that are gone this
     daemon may not, or cannot yet, take in.
     """
@@ -41,6 +42,7 @@ class Vitals:
     journal: Journal
     recovery: RecoveryReport
     connections: Callable[[], int]
+    connections_max: Callable[[], int]
     watchdog_late_seconds: Callable[[], float | None] = lambda: None
     config_problem: Callable[[], str] = lambda: ""
     spools_waiting: Callable[[], int] = lambda: 0

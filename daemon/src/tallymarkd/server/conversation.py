@@ -24,7 +24,9 @@ from tallymark.protocol.messages import (
     Welcome,
 )
 from tallymarkd.core.engine import Producer, TransientError
+from tallymarkd.core.weight import BATCH_BYTES, weigh
 from tallymarkd.server.desk import LARGE_FRAME_BYTES, Condition, Desk
+from tallymarkd.server.outlet import GOODBYE_SECONDS, Outlet
 
 REPLY_BYTES_MAX = 256 * 1024
 """Piece of an answer in one frame."""
@@ -32,8 +34,11 @@ REPLY_BYTES_MAX = 256 * 1024
 WRITE_BYTES_MAX = 64 * 1024 * 1024
 """Replies that a client does not read; beyond it the conversation ends."""
 
-CONTROL_BYTES = 128
-"""What a Skip counts for against the limit of unacknowledged bytes."""
+UNREAD = "the client does not read"
+"""Why reading pauses by the client's own doing."""
+
+QUESTIONS_MAX = 64
+"""Questions that wait for the disk; beyond it nothing more is read."""
 
 
 class Conversation(asyncio.Protocol):
@@ -45,6 +50,7 @@ class Conversation(asyncio.Protocol):
         self._on_close = on_close
         self._connection = ServerConnection()
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
         self._producer: Producer | None = None
         self._welcomed = False
         self._unacknowledged = 0
@@ -59,6 +65,7 @@ class Conversation(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._outlet = Outlet(transport, lambda: self._desk.settings.frame_timeout_seconds)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -81,14 +88,16 @@ class Conversation(asyncio.Protocol):
         """Replies that are still due are sent before the socket closes."""
         self._ended = True
         if not self._owes():
+            self._close()
             return False
         self._stop_timer()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._connection.close()
-        self._desk.pool.release(self)
+        self._forget_frames()
+        if self._outlet is not None:
+            self._outlet.unwatch()
         if self._producer is not None:
             self._desk.engine.detach(self._producer, self)
         if self._release is not None:
@@ -97,10 +106,14 @@ class Conversation(asyncio.Protocol):
         self._on_close(self)
 
     def pause_writing(self) -> None:
-        self._pause("the client does not read")
+        self._pause(UNREAD)
+        if self._outlet is not None:
+            self._outlet.watch()
 
     def resume_writing(self) -> None:
-        self._resume("the client does not read")
+        if self._outlet is not None and not self._gone:
+            self._outlet.unwatch()
+        self._resume(UNREAD)
 
     # Messages in.
 
@@ -112,13 +125,13 @@ class Conversation(asyncio.Protocol):
         elif isinstance(message, Skip):
             if self._may_send():
                 assert self._producer is not None
-                self._unacknowledged += CONTROL_BYTES
-                self._desk.engine.skip(self._producer, self, message, CONTROL_BYTES)
+                self._unacknowledged += BATCH_BYTES
+                self._desk.engine.skip(self._producer, self, message, BATCH_BYTES)
                 self._hold_back()
         elif isinstance(message, Query):
             self._query(message)
         elif isinstance(message, Health):
-            self._questions += 1
+            self._ask()
             self._desk.answers.health(message.deep, lambda c: self._healthy(message.id, c))
         elif isinstance(message, Goodbye):
             if self._producer is not None:
@@ -154,7 +167,7 @@ class Conversation(asyncio.Protocol):
         if not self._may_send():
             return
         assert self._producer is not None
-        size = len(memoryview(message.events))
+        size = weigh(message.events, message.count)
         self._unacknowledged += size
         self._desk.engine.publish(self._producer, self, message, size)
         self._hold_back()
@@ -189,17 +202,27 @@ class Conversation(asyncio.Protocol):
         """History stays for as long as this conversation does."""
 
         def done(body: bytes, error: str) -> None:
-            self._questions -= 1
+            self._asked()
             self._send(Reply(id=question, body=body, error=error))
             self._close_when_done()
 
-        self._questions += 1
+        self._ask()
         before, self._release = self._release, self._desk.answers.hold(self._uid, done)
         if before is not None:
             before()
 
-    def _healthy(self, question: int, condition: Condition) -> None:
+    def _ask(self) -> None:
+        self._questions += 1
+        if self._questions >= QUESTIONS_MAX:
+            self._pause("too many questions are open")
+
+    def _asked(self) -> None:
         self._questions -= 1
+        if self._pauses and self._questions < QUESTIONS_MAX:
+            self._resume("too many questions are open")
+
+    def _healthy(self, question: int, condition: Condition) -> None:
+        self._asked()
         self._send(
             HealthReport(
                 id=question,
@@ -243,16 +266,16 @@ class Conversation(asyncio.Protocol):
         """The daemon stops: everything due has been sent, say so and close."""
         if self._connection.state is not State.CLOSED:
             self._send(Goodbye(reason=reason))
-        self._close()
+        self._close(GOODBYE_SECONDS)
 
     def stop_reading(self) -> None:
         """Take nothing more; what was taken is still answered."""
         self._pause("the daemon is stopping")
 
     def _send(self, message: Message) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._outlet is None or self._transport.is_closing():
             return
-        self._transport.write(self._connection.send(message))
+        self._outlet.write(self._connection.send(message))
         if self._transport.get_write_buffer_size() > WRITE_BYTES_MAX:
             self._transport.abort()
 
@@ -264,10 +287,17 @@ class Conversation(asyncio.Protocol):
         self._send(refused)
         self._close()
 
-    def _close(self) -> None:
+    def _close(self, seconds: float | None = None) -> None:
+        self._stop_timer()
+        self._forget_frames()
+        if self._outlet is not None:
+            self._outlet.close(seconds)
+
+    def _forget_frames(self) -> None:
+        """Nothing more is read: what came of a frame goes, and with it what it reserved."""
+        self._connection = ServerConnection()
         self._connection.close()
-        if self._transport is not None:
-            self._transport.close()
+        self._desk.pool.release(self)
 
     def _owes(self) -> bool:
         """Whether something the client handed in is not answered yet."""
@@ -284,16 +314,21 @@ class Conversation(asyncio.Protocol):
         if not self._pauses and self._transport is not None:
             self._transport.pause_reading()
         self._pauses.add(why)
-        self._stop_timer()
+        if why != UNREAD:
+            self._stop_timer()
 
     def _resume(self, why: str) -> None:
         self._pauses.discard(why)
         if not self._pauses and self._transport is not None:
             self._transport.resume_reading()
+        if self._pauses <= {UNREAD} and not self._gone:
             self._watch()
 
     def _watch(self) -> None:
-        """A frame that has begun must be finished in time, while we are reading."""
+        """A frame that has begun must be finished in time.
+
+        While we do not read it does not count, unless that is the client's own doing.
+        """
         connection = self._connection
         missing = connection.missing_bytes
         unfinished = connection.incomplete or connection.state in (State.PREFACE, State.HELLO)
@@ -305,7 +340,7 @@ class Conversation(asyncio.Protocol):
             reserved = self._desk.pool.reserve(self, missing, lambda: self._resume("no memory"))
             if not reserved:
                 self._pause("no memory")
-        if not self._pauses and self._timer is None:
+        if self._pauses <= {UNREAD} and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._desk.settings.frame_timeout_seconds, self._late)
 

@@ -49,7 +49,6 @@ class ServerSettings:
     connections_max: int
     connections_per_user_max: int
     unacknowledged_bytes_max: int
-    frame_pool_bytes_max: int
     first_byte_timeout_seconds: float
     frame_timeout_seconds: float
     serves_all: bool = False

@@ -20,6 +20,7 @@ import msgspec
 from tallymarkd._version import __version__
 from tallymarkd.core.engine import PostResult
 from tallymarkd.server.desk import Condition, Desk
+from tallymarkd.server.outlet import GOODBYE_SECONDS, Outlet
 from tallymarkd.server.posting import PostFault, read_events
 
 BODY_BYTES_MAX = 1024 * 1024
@@ -52,6 +53,7 @@ class HttpConversation(asyncio.Protocol):
         self._new_id = new_id
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
         self._request: h11.Request | None = None
         self._head = bytearray()
         self._body = bytearray()
@@ -66,6 +68,7 @@ class HttpConversation(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._outlet = Outlet(transport, lambda: self._desk.settings.frame_timeout_seconds)
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -79,10 +82,14 @@ class HttpConversation(asyncio.Protocol):
     def eof_received(self) -> bool:
         """An answer that is due is sent before the socket closes."""
         self._ended = True
+        if not self._busy:
+            self._close()
         return self._busy
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._outlet is not None:
+            self._outlet.unwatch()
         self._transport = None
         self._on_close(self)
 
@@ -90,9 +97,13 @@ class HttpConversation(asyncio.Protocol):
         """The client does not read: take no further request of it."""
         self._choked = True
         self._set_reading()
+        if self._outlet is not None:
+            self._outlet.watch()
 
     def resume_writing(self) -> None:
         self._choked = False
+        if self._outlet is not None and not self._gone:
+            self._outlet.unwatch()
         self._set_reading()
         self._advance()
 
@@ -107,7 +118,7 @@ class HttpConversation(asyncio.Protocol):
         """The daemon stops: everything due has been sent, but to who is in the middle."""
         if (self._request is not None or self._head) and not self._busy and not self._gone:
             self._refuse(503, f"cannot take this: {reason}", RETRY_SOON)
-        self._close()
+        self._close(GOODBYE_SECONDS)
 
     # Requests.
 
@@ -212,7 +223,7 @@ class HttpConversation(asyncio.Protocol):
         except PostFault as fault:
             self._answer(422, _faults([fault.as_dict()]))
             return
-        if not all(engine.room_for(name) for name, _, _ in posted.batches):
+        if not engine.room_for([name for name, _, _ in posted.batches]):
             self._unavailable("cannot take events of a new project: there are too many projects")
             return
 
@@ -321,12 +332,12 @@ class HttpConversation(asyncio.Protocol):
 
     def _write(self, event: h11.Event) -> None:
         data = self._h11.send(event)
-        if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if data and self._outlet is not None and not self._gone:
+            self._outlet.write(data)
 
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+    def _close(self, seconds: float | None = None) -> None:
+        if self._outlet is not None:
+            self._outlet.close(seconds)
 
     def _start_timer(self) -> None:
         self._stop_timer()
@@ -337,6 +348,17 @@ class HttpConversation(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def refusal(status: int, message: str) -> bytes:
+    """A whole response for who is not served at all, whatever he asks."""
+    body = msgspec.json.encode(_problem(message)) + b"\n"
+    fields = [("content-type", JSON), ("content-length", str(len(body))), ("connection", "close")]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        fields += RETRY_SOON
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _problem(message: str) -> dict[str, Any]:

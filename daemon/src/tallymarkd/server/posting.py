@@ -12,6 +12,7 @@ import msgspec
 from tallymark.events import EVENT_TYPES, ID_CHARS_MAX
 from tallymark.protocol.messages import BATCH_EVENTS_MAX
 from tallymarkd.core.admission import Fault
+from tallymarkd.core.entry import join_events
 from tallymarkd.text import json_fault
 
 _encoder = msgspec.msgpack.Encoder()
@@ -82,7 +83,10 @@ def read_events(body: bytes, *, many: bool, project: str, new_id: Callable[[], s
         name = _project(index, fields, project)
         grouped.setdefault(name, []).append((index, _encode(index, fields)))
     return Posted(
-        [(name, _array([data for _, data in part]), len(part)) for name, part in grouped.items()],
+        [
+            (name, join_events([data for _, data in part]), len(part))
+            for name, part in grouped.items()
+        ],
         event_ids,
         dict(unknown),
         [[index for index, _ in part] for part in grouped.values()],
@@ -125,7 +129,3 @@ def _encode(index: int, fields: dict[str, Any]) -> bytes:
         return _encoder.encode(fields)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PostFault(index, "malformed", f"it cannot be kept: {error}") from None
-
-
-def _array(parts: list[bytes]) -> bytes:
-    return b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(parts)

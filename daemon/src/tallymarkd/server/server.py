@@ -7,15 +7,15 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from tallymark.protocol.framing import PREFACE
+from tallymarkd.server.acceptor import Acceptor
 from tallymarkd.server.conversation import Conversation, farewell
 from tallymarkd.server.desk import Desk
-from tallymarkd.server.http import HttpConversation
+from tallymarkd.server.http import HttpConversation, refusal
 from tallymarkd.server.listener import BACKLOG
 from tallymarkd.server.peer import peer_uid
 
@@ -30,9 +30,11 @@ FIRST_WORD_SECONDS = 1.0
 Goodbye. On a busy machine some need more than 0.2 s for it. Who never says a word holds a
 stop up for no longer."""
 
-ACCEPTING_TURNS = 3
-"""Turns of the loop until what asyncio has accepted has come to ``connection_made``: a
-task for each connection, and a callback of its transport."""
+TURNED_AWAY_MAX = 16
+"""Connections over the limit that may be open at one time, until they have been told so."""
+
+TURN_AWAY_SECONDS = 1.0
+"""How long who is turned away has for a first byte, by which he is told in his own tongue."""
 
 
 class _Talk(Protocol):
@@ -51,8 +53,10 @@ class Server:
         self.new_id = new_id
         self._own_uid = own_uid
         self._owns = owns
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._doors: set[Door] = set()
+        self.turned_away: set[Door] = set()
+        """Connections that wait for their first byte only to be told that they may not come in."""
         self._talks: set[_Talk] = set()
         self._by_uid: Counter[int] = Counter()
         self.stopping = False
@@ -66,15 +70,15 @@ class Server:
         """Connections that are open."""
         return sum(self._by_uid.values())
 
-    async def start(self, sock: socket.socket) -> None:
+    def start(self, sock: socket.socket) -> None:
         """Serve a socket that is bound and listening. Its name stays ours to remove."""
-        loop = asyncio.get_running_loop()
-        # asyncio listens again, and would leave room for 100.
-        self._listening = sock
-        options: dict[str, Any] = {"backlog": BACKLOG}
-        if sys.version_info >= (3, 13):
-            options["cleanup_socket"] = False
-        self._server = await loop.create_unix_server(lambda: Door(self), sock=sock, **options)
+        sock.setblocking(False)
+        sock.listen(BACKLOG)  # again: a service manager may have left less room
+        self._acceptor = Acceptor(sock, lambda: Door(self), self._room)
+        self._acceptor.start()
+
+    def _room(self) -> int:
+        return self.desk.settings.connections_max + TURNED_AWAY_MAX
 
     async def stop_accepting(self) -> None:
         """Take no more connections and no more events; what was taken is still answered.
@@ -82,13 +86,9 @@ class Server:
         Who has connected already is served as far as a Goodbye. Who has not, waits
         in the socket's queue: for the next daemon, if a service manager holds it.
         """
-        begun, self.stopping = self.stopping, True
-        if self._server is not None and not begun:
-            # Closing it at once would drop connections between accept and connection_made.
-            asyncio.get_running_loop().remove_reader(self._listening)
-            for _ in range(ACCEPTING_TURNS):
-                await asyncio.sleep(0)
-            self._server.close()
+        self.stopping = True
+        if self._acceptor is not None:
+            await self._acceptor.stop()
         for talk in list(self._talks):
             talk.stop_reading()
 
@@ -109,7 +109,7 @@ class Server:
     def admit(self, uid: int) -> str:
         """Why a user may not come in now; empty if he may, and then he is counted."""
         settings = self.desk.settings
-        if not (settings.serves_all or self._owns(uid)):
+        if not self.serves(uid):
             return f"cannot serve uid {uid}: this daemon serves uid {self._own_uid} and root"
         if self.connections >= settings.connections_max:
             return f"cannot serve you now: {settings.connections_max} connections are open"
@@ -118,6 +118,10 @@ class Server:
         self._by_uid[uid] += 1
         self.idle.clear()
         return ""
+
+    def serves(self, uid: int) -> bool:
+        """Whether this user is served at all."""
+        return self.desk.settings.serves_all or self._owns(uid)
 
     def leave(self, uid: int) -> None:
         """One connection of this user is closed."""
@@ -133,6 +137,12 @@ class Server:
         """A conversation is over."""
         self._talks.discard(talk)
         self.leave(uid)
+        self.gone()
+
+    def gone(self) -> None:
+        """A connection is closed, whether it was served or not."""
+        if self._acceptor is not None:
+            self._acceptor.closed()
 
     def watch(self, door: Door) -> None:
         """A connection waits for its first byte."""
@@ -154,6 +164,7 @@ class Door(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._uid = -1
         self._admitted = False
+        self._refusal: tuple[str, int] | None = None
         self._begun = b""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -163,12 +174,12 @@ class Door(asyncio.Protocol):
         try:
             self._uid = peer_uid(transport.get_extra_info("socket"))
         except OSError as error:
-            self._turn_away_with(f"cannot tell who you are: {error}")
+            self._turn_away_with(f"cannot tell who you are: {error}", 403)
             return
-        refusal = self._server.admit(self._uid)
-        if refusal:
-            log.warning("%s", refusal)
-            self._turn_away_with(refusal)
+        problem = self._server.admit(self._uid)
+        if problem:
+            log.warning("%s", problem)
+            self._turn_away_with(problem, 503 if self._server.serves(self._uid) else 403)
             return
         self._admitted = True
         self._server.watch(self)
@@ -176,6 +187,8 @@ class Door(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal:
+            self._tell(data)
         if not self._admitted or self._transport is None:
             return
         data = self._begun = self._begun + data
@@ -193,10 +206,15 @@ class Door(asyncio.Protocol):
             http = HttpConversation(desk, uid, lambda t: self._server.closed(t, uid), new_id)
             self._hand_over(http, data)
         else:
-            self._turn_away_with(
-                "cannot understand you: this is tallymarkd; "
-                "it speaks the tallymark protocol and HTTP/1.1"
+            self._turn_away(
+                b"cannot understand you: this is tallymarkd; "
+                b"it speaks the tallymark protocol and HTTP/1.1\n"
             )
+
+    def eof_received(self) -> None:
+        """Who says nothing can still listen."""
+        if self._refusal:
+            self._tell(b"")
 
     def _hand_over(self, talk: Conversation | HttpConversation, data: bytes) -> None:
         assert self._transport is not None
@@ -215,23 +233,42 @@ class Door(asyncio.Protocol):
         if self._admitted:
             self._admitted = False
             self._server.leave(self._uid)
+        self._server.gone()
 
     def close(self) -> None:
         """Nothing came in time, or the daemon stops."""
-        if self._transport is not None:
+        if self._refusal:
+            self._tell(b"")
+        elif self._transport is not None:
             self._transport.close()
 
-    def _turn_away_with(self, line: str) -> None:
-        self._turn_away(line.encode() + b"\n")
+    def _turn_away_with(self, line: str, status: int) -> None:
+        """His first byte says how to tell him; for a crowd nobody waits."""
+        self._refusal = (line, status)
+        if len(self._server.turned_away) >= TURNED_AWAY_MAX:
+            self._tell(b"")
+            return
+        self._server.turned_away.add(self)
+        self._server.watch(self)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(TURN_AWAY_SECONDS, self.close)
+
+    def _tell(self, data: bytes) -> None:
+        assert self._refusal is not None
+        line, status = self._refusal
+        http = data[:1].isalpha()
+        self._turn_away(refusal(status, line) if http else line.encode() + b"\n")
 
     def _turn_away(self, last_words: bytes) -> None:
         assert self._transport is not None
         self._stop_waiting()
+        self._refusal = None
         self._transport.write(last_words)
         self._transport.close()
 
     def _stop_waiting(self) -> None:
         self._server.unwatch(self)
+        self._server.turned_away.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
