@@ -10,8 +10,10 @@ import pytest
 from tallymark.fs import OsFileSystem
 from tallymarkd.core.layout import PROJECT_FILE, Layout
 from tallymarkd.core.ledger import Loss
+from tallymarkd.core.loading import load_state_files
 from tallymarkd.core.verify import verify
 from tests.daemon_parts import PRODUCERS, image, run_end
+from tests.faulty_fs import Fault, FaultyFs, Killed
 from tests.small_state import SEGMENT_BYTES
 from tests.state_dirs import SUFFIXES, Core, a_history, without_lsn
 
@@ -130,6 +132,47 @@ def test_a_project_whose_files_are_all_gone_is_missed(root: Path) -> None:
 
     assert [loss.from_lsn for loss in losses(core)] == [1]
     assert QUIET in losses(core)[0].reason
+
+
+def cut_off(root: Path, name: str) -> None:
+    """A save was killed between its link and its rename; every batch has its segment."""
+    fs = FaultyFs()
+    core = Core(root, segment_bytes_max=SEGMENT_BYTES, fs=fs)
+    for number in range(1, 7):
+        core.put(run_end(number, error_message="x" * 2000), project=QUIET)
+        core.save()
+    core.put(run_end(7), project=QUIET)
+    fs.faults.append(Fault("replace", Killed(), name=f"{name}.tmp"))
+    with pytest.raises(Killed):
+        core.save()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_generation_with_two_names_counts_once(root: Path, count: int) -> None:
+    cut_off(root, PROJECT_FILE)
+    core = again(root)
+    first = core.journal.sealed()[0].number
+    quiet(core, 8)
+    while core.journal.sealed()[0].last_lsn <= 5:
+        core.tick()
+    assert core.journal.sealed()[0].number > first
+    before = core.stop()
+    newest_lost(root, count)
+    core = again(root)
+
+    assert without_lsn(image(core.books)) == without_lsn(before)
+
+
+@pytest.mark.parametrize("name", [PROJECT_FILE, "server.json"])
+def test_what_memory_takes_for_the_oldest_generation_is_the_oldest(root: Path, name: str) -> None:
+    """Through every save after one that was cut off."""
+    cut_off(root, name)
+    core = again(root)
+    for number in range(8, 12):
+        quiet(core, number)
+        found = load_state_files(OsFileSystem(), Layout(root))
+        held = core.checkpointer.reaches
+        assert [held[""], held[QUIET]] == [found.server.reaches, found.reaches[QUIET]]
 
 
 def test_every_generation_of_the_server_file_says_that_a_segment_may_go(root: Path) -> None:

@@ -168,6 +168,11 @@ class Checkpointer:
         return []
 
     @property
+    def reaches(self) -> dict[str, list[int]]:
+        """How far each file's generations are taken to reach, newest first."""
+        return {name: list(target.reaches) for name, target in self._targets.items()}
+
+    @property
     def oldest_dirty_seconds(self) -> float:
         """For how long the longest waiting change is not saved yet."""
         since = [t.dirty_since for t in self._targets.values() if t.dirty_since is not None]

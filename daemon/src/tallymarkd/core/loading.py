@@ -30,7 +30,7 @@ log = logging.getLogger("tallymarkd")
 @dataclass(slots=True)
 class Generations:
     """A state file's generations: the newest whole one, how far each whole one
-    reaches, and those that are damaged."""
+    reaches, and those that are damaged. One that has two names counts once."""
 
     file: StateFile
     newest: Any = None
@@ -122,12 +122,14 @@ def _load(
     fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any], tell: Tell
 ) -> Generations:
     found = Generations(StateFile(fs, directory, name))
+    twice = found.file.backup_paths[0] if found.file.has_two_names() else None
     for path, state, reason in read_generations(found.file, decode, "open"):
         if reason:
             tell(f"cannot use {path}: {reason}")
             found.damaged.append(path)
             continue
-        found.reaches.append(state.applied_lsn)
+        if path != twice:
+            found.reaches.append(state.applied_lsn)
         if found.newest is None:
             found.newest = state
     return found

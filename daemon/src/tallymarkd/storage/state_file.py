@@ -150,7 +150,15 @@ class StateFile:
             return False
         if self._rotation_whole:
             return True
-        return self._fs.stamp(self.path) != self._fs.stamp(self.backup_paths[0])
+        return not self.has_two_names()
+
+    def has_two_names(self) -> bool:
+        """Whether the main file is the newest backup as well: a save was cut off there.
+
+        They are one generation, and the next save leaves the backups as they are.
+        """
+        stamp = self._fs.stamp(self.path)
+        return stamp is not None and stamp == self._fs.stamp(self.backup_paths[0])
 
     def _rotate(self) -> None:
         """Free the newest backup's name, moving only what stands before the first gap."""
