@@ -163,6 +163,24 @@ def test_a_generation_with_two_names_counts_once(root: Path, count: int) -> None
     assert without_lsn(image(core.books)) == without_lsn(before)
 
 
+def test_a_generation_that_needs_what_was_retired_is_found(root: Path) -> None:
+    core = Core(root, segment_bytes_max=SEGMENT_BYTES)
+    for number in range(1, 7):
+        core.put(run_end(number, error_message="x" * 2000), project=QUIET)
+        core.save()
+    # As no save would say it: then what the oldest generation still needs is retired.
+    core.checkpointer.adopt({QUIET: [6, 6, 6, 6]}, [6, 6, 6, 6])
+    while core.journal.sealed()[0].last_lsn <= 4:
+        core.tick()
+    core.stop()
+    report = verify(OsFileSystem(), root)
+
+    oldest = Layout(root).project(QUIET) / f"{PROJECT_FILE}.bak.3"
+    assert report.verdict == "damaged"
+    assert [each.code for each in report.findings] == ["disagrees"]
+    assert f"{oldest}: it needs history that was retired" in report.findings[0].message
+
+
 @pytest.mark.parametrize("name", [PROJECT_FILE, "server.json"])
 def test_what_memory_takes_for_the_oldest_generation_is_the_oldest(root: Path, name: str) -> None:
     """Through every save after one that was cut off."""
