@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from tallymark.errors import StorageError
 from tallymark.fs import OsFileSystem
 from tallymarkd.core.layout import PROJECT_FILE, Layout
 from tallymarkd.core.ledger import Loss
 from tallymarkd.core.loading import load_state_files
 from tallymarkd.core.verify import verify
 from tests.daemon_parts import PRODUCERS, image, run_end
-from tests.faulty_fs import Fault, FaultyFs, Killed
+from tests.damaged_states import tree
+from tests.faulty_fs import Fault, FaultyFs, Killed, Operation
 from tests.small_state import SEGMENT_BYTES
 from tests.state_dirs import SUFFIXES, Core, a_history, without_lsn
 
@@ -220,3 +224,40 @@ def test_without_a_server_file_everything_is_read(root: Path) -> None:
 
     assert without_lsn(image(core.books)) == without_lsn(before)
     assert losses(core) == []
+
+
+def denied(fs: FaultyFs, name: str, code: int) -> None:
+    """As the system says it: with the path."""
+
+    def before(operation: Operation) -> None:
+        if operation.kind == "open_read" and operation.path.name == name:
+            raise OSError(code, os.strerror(code), str(operation.path))
+
+    fs.before = before
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("name", ["server.json", "server.json.bak.2", PROJECT_FILE])
+def test_a_file_that_may_not_be_read_stops_the_start_and_stays(
+    root: Path, name: str, code: int
+) -> None:
+    """It is not damaged: with another owner it is whole."""
+    a_history(root).crash()
+    fs = FaultyFs()
+    denied(fs, name, code)
+    before = tree(root)
+
+    with pytest.raises(StorageError, match=f"cannot open {root}/.*{name}: .*; make it readable"):
+        Core(root, fs=fs)
+    assert tree(root) == before
+    denied(fs, name, code)
+    with pytest.raises(StorageError, match=f"cannot verify {root}"):
+        verify(fs, root)
+
+
+def test_a_file_that_the_disk_does_not_give_is_damaged(root: Path) -> None:
+    a_history(root).crash()
+    fs = FaultyFs()
+    fs.fail("open_read", errno.EIO, name="server.json")
+
+    assert Core(root, fs=fs).report.quarantined == ["server.json.1"]

@@ -18,6 +18,7 @@ from tallymark.record import Kind
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.recovery_report import RecoveryReport
+from tallymarkd.core.refusals import refuse_anothers
 from tallymarkd.core.restore import Restored, restore
 from tallymarkd.core.verify import is_state_dir, refuse_running
 from tallymarkd.storage.journal import JournalFull, JournalSettings
@@ -30,12 +31,13 @@ def repair(fs: FileSystem, root: Path, settings: JournalSettings) -> RecoveryRep
     """Settle the directory; gives the account.
 
     Raises ``PathError`` for what is no state directory; ``StorageError`` when a
-    daemon runs on it or it could not be settled; ``NewerFormatError`` with
-    everything untouched; ``OSError``.
+    daemon runs on it, when it is another user's, or when it could not be settled;
+    ``NewerFormatError`` with everything untouched; ``OSError``.
     """
     layout = Layout(root)
     if not is_state_dir(fs, layout):
         raise PathError(f"cannot repair {root}: it is no state directory of tallymarkd")
+    refuse_anothers(root, "repair")
     try:
         lock = fs.lock(layout.lock)
     except BlockingIOError:

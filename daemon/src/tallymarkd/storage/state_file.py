@@ -112,14 +112,20 @@ class StateFile:
         """Whether somebody else has changed the main file, or taken it away."""
         return self._fs.stamp(self.path) not in self._known
 
-    def generations(self) -> Iterator[tuple[Path, bytes | None]]:
-        """What is there, newest first; None for a file that cannot be read."""
+    def generations(self, *, raise_denied: bool = False) -> Iterator[tuple[Path, bytes | None]]:
+        """What is there, newest first; None for a file that cannot be read.
+
+        With ``raise_denied`` one that this user may not read, and that may well be whole,
+        raises ``PermissionError``.
+        """
         for path in (self.path, *self.backup_paths):
             try:
                 yield path, read_file(self._fs, path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OSError:
+            except OSError as error:
+                if raise_denied and isinstance(error, PermissionError):
+                    raise
                 yield path, None
 
     def quarantine(self, path: Path, into: Path) -> Path:
