@@ -122,13 +122,12 @@ def _load(
     fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any], tell: Tell
 ) -> Generations:
     found = Generations(StateFile(fs, directory, name))
-    twice = found.file.backup_paths[0] if found.file.has_two_names() else None
     for path, state, reason in read_generations(found.file, decode, "open"):
         if reason:
             tell(f"cannot use {path}: {reason}")
             found.damaged.append(path)
             continue
-        if path != twice:
+        if not (path == found.file.backup_paths[0] and found.file.has_two_names()):
             found.reaches.append(state.applied_lsn)
         if found.newest is None:
             found.newest = state

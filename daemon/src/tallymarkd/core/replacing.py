@@ -16,6 +16,7 @@ reads is refused meanwhile (``refuse_unfinished``).
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from tallymark.fs import FileSystem, read_file, write_file
 from tallymarkd.core.copying import remove_tree
 from tallymarkd.core.layout import SERVER_FILE, Layout
 from tallymarkd.core.refusals import refuse_unmovable
-from tallymarkd.storage.state_file import BACKUPS
+from tallymarkd.storage.state_file import BACKUPS, first_unused
 
 PLAN_NAME = "plan.json"
 
@@ -84,7 +85,9 @@ def commit(fs: FileSystem, layout: Layout, when: str) -> Path | None:
     """
     old = state_in(fs, layout)
     new = [name for name in state_names() if fs.exists(layout.restore_partial / name)]
-    aside = _unused(fs, layout, f"replaced-{when}")
+    name = f"replaced-{when}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    aside = layout.root / first_unused(fs, layout.root, names)
     plan = msgspec.json.encode(_Plan(new=new, aside=aside.name))
     write_file(fs, layout.restore_partial / PLAN_NAME, plan)
     fs.sync_dir(layout.restore_partial)
@@ -95,14 +98,6 @@ def commit(fs: FileSystem, layout: Layout, when: str) -> Path | None:
     except OSError as error:
         raise DecidedError(str(error)) from error
     return aside if old else None
-
-
-def _unused(fs: FileSystem, layout: Layout, name: str) -> Path:
-    path, number = layout.root / name, 1
-    while fs.exists(path):
-        number += 1
-        path = layout.root / f"{name}-{number}"
-    return path
 
 
 def finish(fs: FileSystem, layout: Layout) -> bool:

@@ -30,7 +30,8 @@ SPARE_NAME = "spare"
 
 TEMPORARY_SUFFIX = ".tmp"
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors that say that there is no room."""
 
 
 class JournalFull(StorageError):
@@ -194,7 +195,7 @@ class Journal:
             kept = active.end
             self._fs.write(active.fd, b"".join(self._buffer), active.end)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             self._give_up(kept, error)
         active.end += self.buffered_bytes
@@ -216,7 +217,7 @@ class Journal:
         try:
             self._fs.allocate(active.fd, active.allocated, target - active.allocated)
         except OSError as error:
-            if error.errno not in _FULL or target == end:
+            if error.errno not in DISK_FULL or target == end:
                 raise
             target = end
             self._fs.allocate(active.fd, active.allocated, target - active.allocated)
@@ -253,7 +254,7 @@ class Journal:
         try:
             fresh = create_segment(self._fs, self.directory, header, self._settings)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 self._failure = error
                 raise
             raise JournalFull(f"cannot begin a segment in {self.directory}: {error}") from error

@@ -25,7 +25,8 @@ than the one oldest generation.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,12 @@ class Foreign:
 
     path: Path
     kept: Path | None
+
+
+def first_unused(fs: FileSystem, directory: Path, names: Iterable[str]) -> str:
+    """The first of these names that is not there; there must be one."""
+    taken = set(fs.names(directory))
+    return next(name for name in names if name not in taken)
 
 
 class StateFile:
@@ -139,11 +146,8 @@ class StateFile:
 
     def _unused(self, name: str, into: Path) -> Path:
         self._fs.mkdir(into)
-        taken = set(self._fs.names(into))
-        number = 1
-        while f"{name}.{number}" in taken:
-            number += 1
-        return into / f"{name}.{number}"
+        names = (f"{name}.{number}" for number in itertools.count(1))
+        return into / first_unused(self._fs, into, names)
 
     def _move(self, path: Path, kept: Path) -> None:
         self._fs.replace(path, kept)
