@@ -335,8 +335,8 @@ class Checkpointer:
         if not sealed:
             return None
         oldest = sealed[0]
-        newest_ns = sealed[1].created_ns if len(sealed) > 1 else self._clock_ns()
-        age_days = (self._clock_ns() - newest_ns) / NANOS_PER_DAY
+        following = sealed[1].created_ns if len(sealed) > 1 else self._journal.active_created_ns
+        age_days = (self._clock_ns() - following) / NANOS_PER_DAY
         size = self._journal.size_bytes()
         if size > self.settings.history_bytes_max or age_days > self.settings.history_days_max:
             return oldest
