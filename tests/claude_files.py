@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tallymark.events import Event, RunEnd, Usage
-from tallymarkd.sources.claude_code import ImportPlan, find_transcripts, read_transcripts
+from tallymarkd.sources.claude_code import ImportPlan, read_transcripts
+from tallymarkd.sources.claude_files import find_transcripts
 from tests.transcript_lines import assistant, tool_result, user
 
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

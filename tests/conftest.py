@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -25,6 +26,11 @@ hypothesis.settings.load_profile("tallymark")
 # With it every process that a test starts would compile every module of ours anew,
 # which an installed program never does: its start would be measured with that.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell has what it runs in the background ignore it, and so would every process that
+# a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read once: the fixture below removes it from the environment of every test.
 IN_CI = os.environ.get(CI_VARIABLE, "") not in ("", "0")

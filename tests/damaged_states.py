@@ -193,7 +193,7 @@ def in_server(edit: Callable[[ServerState], Any]) -> Callable[[Path], None]:
 class Case:
     """A way to damage a directory whose daemon had stopped.
 
-    ``code`` is what verify finds ("" for nothing), ``lost`` whether acknowledged
+    ``code`` is among what verify finds ("" for nothing), ``lost`` whether acknowledged
     events are gone from the journal, ``missed`` whether from the state as well,
     ``unread`` that they are in a segment that a start has no need to read.
     """
@@ -208,15 +208,15 @@ class Case:
 CASES = {
     "nothing": Case(lambda root: None, ""),
     "torn tail": Case(torn, ""),
-    "rot in the first segment": Case(rot(0, 3), "lost", lost=True, unread=True),
-    "rot in a middle segment": Case(rot(1, 5), "lost", lost=True, unread=True),
-    "rot in the last commit": Case(rot(-1, -2), "lost", lost=True),
-    "zeroed sectors": Case(zero_sectors, "lost", lost=True, unread=True),
+    "rot in the first segment": Case(rot(0, 3), "history", lost=True, unread=True),
+    "rot in a middle segment": Case(rot(1, 5), "history", lost=True, unread=True),
+    "rot in the last commit": Case(rot(-1, -2), "history", lost=True),
+    "zeroed sectors": Case(zero_sectors, "history", lost=True, unread=True),
     "one header": Case(one_header, "corrupt"),
     "both headers of the first segment": Case(both_headers(0), "corrupt"),
     "both headers of a middle segment": Case(both_headers(1), "corrupt"),
     "both headers of the last segment": Case(both_headers(-1), "corrupt"),
-    "missing segment": Case(missing_segment, "lost", lost=True),
+    "missing segment": Case(missing_segment, "history", lost=True),
     "stale segment": Case(stale_segment, "lost", lost=True),
     "no journal": Case(no_journal, "corrupt", lost=True, missed=True),
     "newest state file": Case(broken_states(1), "damaged"),

@@ -46,6 +46,8 @@ class Tallymark:
         self.socket = socket_path(self.state_dir)
         self._monkeypatch = monkeypatch
         self._capture = capture
+        # Nothing is cut to the width of whoever runs the tests.
+        monkeypatch.delenv("COLUMNS", raising=False)
         # How long the system takes to run a thread is no matter of the commands.
         for name in ("HEALTH_TIMEOUT_SECONDS", "GOODBYE_TIMEOUT_SECONDS"):
             monkeypatch.setattr(f"tallymarkd.cli.recording.{name}", DEADLINE_SECONDS)

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import pytest
 
+from tallymark.errors import DeliveryError
 from tallymarkd import __main__
 from tallymarkd.app import EXIT_SOFTWARE
 from tallymarkd.cli.health import unreachable
@@ -36,6 +37,7 @@ from tallymarkd.config import SETTINGS
 from tallymarkd.core.committer import EXIT_IO_ERROR
 from tallymarkd.health.troubles import TROUBLES, Weight
 from tallymarkd.setting import Setting
+from tests.doc_tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
 WITH_EXAMPLES = sorted(
@@ -166,7 +168,8 @@ def daemon(folder: Path) -> Iterator[dict[str, str]]:
             assert process.poll() is None, f"the daemon ended: {log.read_text()}"
             assert time.monotonic() < deadline, f"the daemon did not come up: {log.read_text()}"
             time.sleep(0.01)
-        yield {"TALLYMARK_SOCKET": str(socket), "TALLYMARK_STATE_DIR": str(folder)}
+        # Nothing else: as README.md says, that is all a shell needs.
+        yield {"TALLYMARK_STATE_DIR": str(folder)}
     finally:
         process.terminate()
         try:
@@ -226,20 +229,6 @@ STATUS = {
 }
 
 
-def table(head: str) -> list[list[str]]:
-    """The cells of the table in OPERATIONS.md whose first column is called so."""
-    lines = iter(OPERATIONS.read_text(encoding="utf-8").splitlines())
-    found: list[list[str]] = []
-    for line in lines:
-        if line.startswith(f"| {head} |"):
-            next(lines)
-            for row in lines:
-                if not row.startswith("|"):
-                    return found
-                found.append([cell.strip() for cell in row.strip("|").split("|")])
-    raise AssertionError(f"there is no table that begins with {head}")
-
-
 def unit(setting: Setting) -> str:
     """What its value counts."""
     if setting.in_bytes:
@@ -269,13 +258,13 @@ def settings_row(setting: Setting) -> list[str]:
 def test_every_setting_is_told_with_unit_default_and_bounds() -> None:
     rows = [settings_row(setting) for setting in SETTINGS]
     right = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    assert table("setting") == rows, f"docs/OPERATIONS.md should have:\n{right}"
+    assert table(OPERATIONS, "setting") == rows, f"docs/OPERATIONS.md should have:\n{right}"
 
 
 def test_every_reason_of_health_is_told_with_its_status() -> None:
-    told = {code.strip("`"): status for code, status, *_ in table("code")}
+    told = {code.strip("`"): status for code, status, *_ in table(OPERATIONS, "code")}
     known = {code: STATUS[trouble.weight] for code, trouble in TROUBLES.items()}
-    (unreachable_reason,) = unreachable("").reasons
+    (unreachable_reason,) = unreachable(DeliveryError()).reasons
     assert told == {**known, unreachable_reason.code: "failing"}
     assert list(told) == [*TROUBLES, unreachable_reason.code]
 

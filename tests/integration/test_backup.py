@@ -67,7 +67,7 @@ def test_a_client_lives_through_a_restore_and_what_is_lacking_is_told(tmp_path: 
         assert sorted(ids) == sorted(before + spooled + after)
         ledger = daemon.ledger
         assert ledger["lost"] == report["lacks"]
-        assert ledger["losses"][0]["reason"].startswith("restored from the backup of ")
+        assert ledger["losses"][0]["reason"].startswith("restored on ")
         assert ledger["skips"] == {"acknowledged_before": 0}
         assert daemon.stop() == 0
     assert set(lacking) <= set(ids_in_journal(Path(report["aside"])))
@@ -121,7 +121,7 @@ def test_a_restore_that_was_cut_off_is_finished_by_the_next_start(tmp_path: Path
         assert daemon.stop() == 0
         kill_in_restore(daemon.state_dir, tmp_path / "backup")
         assert (daemon.state_dir / "restore.ready").exists()
-        assert tallymark("verify", str(daemon.state_dir)).returncode == 1
+        assert tallymark("verify", str(daemon.state_dir)).returncode == 2
         daemon.start()
         assert ids_in_journal(daemon.state_dir) == before
         assert "finished a restore of " in daemon.log()

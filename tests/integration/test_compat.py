@@ -87,7 +87,7 @@ def test_its_numbers_are_in_the_dump(daemon: Daemon, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         capture_output=True, text=True, timeout=DEADLINE_SECONDS, cwd=there,
-        env={**os.environ, "TALLYMARK_SOCKET": str(daemon.socket)},
+        env={**os.environ, "TALLYMARK_STATE_DIR": str(daemon.state_dir)},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     seen = json.loads(done.stdout.partition("STATE ")[2])

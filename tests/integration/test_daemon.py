@@ -179,8 +179,15 @@ def test_an_unwritable_state_directory_is_named(tmp_path: Path) -> None:
 def test_a_state_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    assert str(path) in start_refused("--state-dir", str(path))
+    for given in (path, path / "below"):
+        message = start_refused("--state-dir", str(given))
+        assert message.startswith(
+            f"2 tallymarkd: cannot use {given} as the state directory: Not a "
+        )
     assert path.read_text() == "mine"
+    socket = path / "run" / "tallymark.sock"
+    message = start_refused("--state-dir", str(tmp_path / "state"), "--socket", str(socket))
+    assert message.startswith(f"2 tallymarkd: cannot listen on {socket}: Not a directory")
 
 
 def test_a_socket_path_that_is_too_long_is_named(tmp_path: Path) -> None:

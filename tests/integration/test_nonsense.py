@@ -124,7 +124,7 @@ def test_it_gets_its_refusal(standing: Daemon, number: int) -> None:
 
 def test_others_go_on_unharmed(daemon: Daemon) -> None:
     """A client delivers all the time; no descriptor is left behind, and nothing is logged."""
-    wait_for("its first words", lambda: "to see what is recorded" in daemon.log())
+    wait_for("its first words", lambda: "agents find it" in daemon.log())
     quiet = open_files(daemon)
     lines = len(daemon.log().splitlines())
     emitted = 0

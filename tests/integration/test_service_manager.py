@@ -239,3 +239,22 @@ def test_the_end_of_its_terminal_is_the_end_of_it(tmp_path: Path) -> None:
         assert daemon.process.wait(DEADLINE_SECONDS) == 0
     finally:
         daemon.kill()
+
+
+def test_the_end_of_its_terminal_ends_it_also_with_messages_elsewhere(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "state")
+    leader, follower = os.openpty()
+    try:
+        with daemon.log_path.open("wb") as log:
+            daemon.process = subprocess.Popen(
+                [sys.executable, "-m", "tallymarkd", "--state-dir", str(daemon.state_dir)],
+                stdin=follower, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        os.close(follower)
+        wait_for("an answer of the daemon", daemon.answers)
+        os.close(leader)
+        daemon.signal(signal.SIGHUP)
+
+        assert daemon.process.wait(DEADLINE_SECONDS) == 0
+    finally:
+        daemon.kill()

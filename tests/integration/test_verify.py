@@ -116,14 +116,20 @@ def test_beside_a_running_daemon_there_is_no_answer(tmp_path: Path) -> None:
     root = tmp_path / "state"
     with running(root, *OPTIONS) as daemon:
         work(daemon, "coding", "p")
+        pid = daemon.health().report["pid"]
         for command in ("verify", "repair"):
             found = tallymark(command, str(root))
-            assert (found.returncode, found.stdout) == (1, "")
-            assert f"cannot {command} {root}: tallymarkd runs on it" in found.stderr
+            assert (found.returncode, found.stdout) == (2, "")
+            assert found.stderr.startswith(
+                f"tallymark: cannot {command} {root}: tallymarkd runs on it (pid {pid}); "
+                f"stop it first: `kill {pid}`"
+            )
             assert found.stderr.count("\n") == 1
         # A stopped process holds its lock as well.
         daemon.signal(signal.SIGSTOP)
-        assert tallymark("verify", str(root)).returncode == 1
+        silent = tallymark("verify", str(root), "--json")
+        assert silent.returncode == 2
+        assert "`systemctl --user stop tallymarkd.socket`" in json.loads(silent.stdout)["error"]
         daemon.signal(signal.SIGCONT)
         wait_for("a daemon that is well", lambda: daemon.health().status == "ok")
         assert daemon.stop() == 0

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallymark.events import EVENT_BYTES_MAX, Event, RunEnd, SessionEnd, SessionStart, Usage
-from tallymarkd.sources.claude_code import ImportPlan, find_transcripts, read_transcripts
+from tallymarkd.sources.claude_code import ImportPlan, read_transcripts
+from tallymarkd.sources.claude_files import find_transcripts
 from tallymarkd.sources.claude_lines import TokenCount
 from tests.transcript_lines import BROKEN
 from tests.transcripts import EPOCH, IDLE, World

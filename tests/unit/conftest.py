@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.claude_files import Files
 from tests.tallymark_command import Tallymark
 
 
@@ -26,3 +27,9 @@ def sock(tmp_path: Path) -> Iterator[socket.socket]:
         made.bind(str(tmp_path / "t.sock"))
         made.listen()
         yield made
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """A directory for transcripts of Claude Code."""
+    return Files(tmp_path / "projects")

@@ -15,7 +15,8 @@ from tallymark.events import (
     RunEnd,
     Usage,
 )
-from tallymarkd.core.admission import CUT_MARK, Admission, Decision, Fault
+from tallymark.texts import CUT_MARK
+from tallymarkd.core.admission import Admission, Decision, Fault
 from tallymarkd.core.entry import Cost, OtherEvent, Verdict, decode_entry, encode_entry, open_entry
 from tallymarkd.core.keys import Keys, key_hash, unpack_keys
 from tests.daemon_parts import NOON_NS, UID, array, fleeting_keys, run_end, usage

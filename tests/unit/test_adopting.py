@@ -45,6 +45,24 @@ def test_at_once_and_again_after_a_pause(tmp_path: Path, caplog: pytest.LogCaptu
     assert "delivered 1 spool that an agent left behind: 3 events" in caplog.messages[0]
 
 
+def test_what_was_left_by_one_who_died_while_beginning_a_spool_is_removed(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "spool"
+    directory.mkdir()
+    unfinished = directory / f"{uuid.uuid4()}.tmp"
+    unfinished.touch()
+
+    async def work(daemon: FakeDaemon) -> None:
+        found = adopting(daemon, directory)
+        found.start()
+        await until_gone(unfinished)
+        found.stop()
+
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        asyncio.run(work(daemon))
+
+
 def test_stopped_it_begins_nothing_more(tmp_path: Path) -> None:
     async def work(daemon: FakeDaemon) -> None:
         spool = leave(daemon, "a")

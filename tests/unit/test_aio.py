@@ -14,6 +14,7 @@ import tallymark
 from tallymark import AsyncClient, Client
 from tallymark.errors import ConnectError, DeliveryError, FlushTimeout, RefusedError, UsageError
 from tallymark.events import Usage
+from tallymark.intake import Waiter
 from tests.fake_daemon import FakeDaemon, until
 from tests.unit.test_questions import STATE
 
@@ -172,6 +173,50 @@ def test_a_cancelled_close_goes_on(tmp_path: Path) -> None:
         await asyncio.to_thread(daemon.wait, lambda: daemon.producer.goodbye)
 
     run(tmp_path, work)
+
+
+def test_those_who_gave_up_waiting_are_not_kept(tmp_path: Path) -> None:
+    async def work(client: AsyncClient, daemon: FakeDaemon) -> None:
+        waiters: list[Waiter] = []
+        watch = client._delivery.watch
+
+        def keep(notify: Callable[[], object], *, durable: bool = False) -> Waiter:
+            waiters.append(watch(notify, durable=durable))
+            return waiters[-1]
+
+        client._delivery.watch = keep  # type: ignore[method-assign]
+        daemon.acks = False
+        await client.emit(Usage())
+        with pytest.raises(FlushTimeout):
+            await client.flush(0.001)
+        task = asyncio.create_task(client.emit(Usage(), durable=True))
+        await go_round(task)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        daemon.resume_acks()
+        await client.flush(FLUSH_SECONDS)
+        assert [waiter.abandoned for waiter in waiters] == [True, True, False]
+
+    run(tmp_path, work)
+
+
+def test_an_emit_that_is_cancelled_while_it_waits_for_room_has_taken_nothing(
+    tmp_path: Path,
+) -> None:
+    async def work(client: AsyncClient, daemon: FakeDaemon) -> None:
+        daemon.acks = False
+        await client.emit(Usage(event_id="1"))
+        task = asyncio.create_task(client.emit(Usage(event_id="2"), durable=True))
+        await go_round(task)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        daemon.resume_acks()
+        await client.flush(FLUSH_SECONDS)
+        assert [event["event_id"] for event in daemon.events] == ["1"]
+
+    run(tmp_path, work, queue_events_max=1)
 
 
 def test_a_daemon_that_stands_still_does_not_stop_the_loop(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tallymark.backlog import Backlog
 from tallymark.events import Usage
 from tallymark.intake import Intake, Waiter
+from tallymark.own_spool import PAUSE_SECONDS
 from tallymark.protocol import messages
 from tallymark.protocol.messages import Ack, Publish
 from tallymark.spool import Spool, spool_paths
@@ -32,7 +33,10 @@ class Bench:
         self.disk = MemoryFs()
         self.fs = FaultyFs(self.disk)
         self.intake = Intake(100, lambda: None)
-        self.backlog = Backlog(self.intake, batch_events_max, self._make_spool, bytes_max)
+        self.now = 100.0
+        self.backlog = Backlog(
+            self.intake, batch_events_max, self._make_spool, bytes_max, clock=lambda: self.now
+        )
         self.told: list[str] = []
         self.durable: list[str] = []
         self._numbers = iter(range(10**6))
@@ -210,6 +214,44 @@ def test_its_size_is_bounded_and_what_fits_is_spooled() -> None:
     assert (bench.backlog.spooled, bench.intake.pending) == (4, 18)
     bench.deliver()
     assert bench.durable == numbers(22)
+
+
+def test_a_full_spool_is_tried_again_after_a_pause_or_when_there_may_be_room() -> None:
+    bench = Bench(bytes_max=4096 + 400)
+    bench.put(20)
+    assert bench.backlog.spill_due
+    bench.backlog.spill()
+    assert 0 < bench.backlog.spooled < 20
+    assert not bench.backlog.spill_due
+    bench.now += PAUSE_SECONDS
+    assert bench.backlog.spill_due
+    bench.backlog.spill()
+    assert not bench.backlog.spill_due
+    bench.wait_for_all("flush")
+    assert bench.backlog.spill_due
+    bench.backlog.spill()
+    assert not bench.backlog.spill_due
+    bench.deliver()
+    bench.put(1)
+    assert bench.backlog.spill_due
+
+
+def test_a_spool_that_could_not_begin_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.put(3)
+    bench.fs.fail("mkdir", errno.EACCES, times=2)
+    for _ in range(2):
+        assert bench.backlog.spill_due
+        bench.backlog.spill()
+        assert (bench.files, bench.backlog.spooled, bench.intake.pending) == ([], 0, 3)
+        assert not bench.backlog.spill_due
+        bench.now += PAUSE_SECONDS
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("cannot spool events: ")
+    bench.backlog.spill()
+    assert (bench.backlog.spooled, bench.intake.pending) == (3, 0)
+    bench.deliver()
+    assert bench.durable == numbers(3)
 
 
 def test_after_a_failed_sync_nothing_more_is_written(caplog: pytest.LogCaptureFixture) -> None:

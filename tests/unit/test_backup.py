@@ -225,7 +225,7 @@ def test_what_is_damaged_is_no_backup_and_named_where_it_lies(root: Path, target
     data[9000] ^= 1
     segment.write_bytes(data)
 
-    with pytest.raises(StorageError, match="the copy does not verify: lost: .*run `tallymark "):
+    with pytest.raises(StorageError, match="the copy does not verify: history: .*run `tallymark "):
         live(root, core, target)
 
     assert not target.exists()

@@ -10,6 +10,7 @@ import pytest
 from tallymark.batching import BATCH_BYTES_TARGET, Batcher, join_array
 from tallymark.events import EVENT_BYTES_MAX, Usage
 from tallymark.protocol.outbox import BATCH_BYTES_MAX
+from tests.derived import Text
 
 
 def decoded(arrays: list[tuple[bytes, int]]) -> list[Any]:
@@ -39,6 +40,13 @@ def test_what_cannot_be_encoded_is_lost_alone(bad: Any) -> None:
     arrays, lost = Batcher(1024).encode(events)
     assert [event["event_id"] for event in decoded(arrays)] == ["a", "c"]
     assert [reason for reason, _ in lost] == ["unencodable"]
+
+
+def test_values_of_derived_types_are_encoded() -> None:
+    event = Usage(event_id=Text("a"), attrs={"x": [Text("y")]})
+    arrays, lost = Batcher(1024).encode([event])
+    assert lost == []
+    assert decoded(arrays) == [{"type": "usage", "event_id": "a", "attrs": {"x": ["y"]}}]
 
 
 def test_what_holds_itself_is_lost_alone() -> None:

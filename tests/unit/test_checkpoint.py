@@ -396,6 +396,7 @@ def test_a_file_that_somebody_else_changed_is_kept_aside_and_memory_wins(
     assert foreign.path == path
     assert foreign.kept is not None
     assert foreign.kept.parent == rig.layout.quarantine
+    assert foreign.kept.name == f"{path.parent.name}.agent_metrics.json.1"
     assert foreign.kept.read_bytes() == theirs
     assert reaches_on_disk(rig, "spotter") == [5, 3, 2, 1]
     assert "was changed by another program" in caplog.text

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tallymark.errors import PathError
 from tallymark.events import RunEnd, SessionEnd, SessionStart, Usage
 from tallymarkd.sources import claude_transcript
-from tallymarkd.sources.claude_code import (
-    ImportPlan,
-    find_transcripts,
-    read_transcripts,
-    transcript_bytes,
-)
+from tallymarkd.sources.claude_code import ImportPlan, read_transcripts
+from tallymarkd.sources.claude_files import find_transcripts, transcript_bytes
 from tallymarkd.sources.claude_lines import TokenCount
 from tests.claude_files import (
     LATER,
@@ -34,11 +29,6 @@ from tests.conftest import ROOT
 from tests.transcript_lines import tool_result
 
 FIXTURE = ROOT / "tests" / "fixtures" / "claude-code"
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path / "projects")
 
 
 # Recorded and made-up transcripts, against the figures in their README.
@@ -123,29 +113,7 @@ def test_the_fixture_has_the_figures_of_its_readme() -> None:
     ]
 
 
-# Finding.
-
-
-def test_transcripts_are_found_where_claude_code_keeps_them(tmp_path: Path) -> None:
-    for folder in (".claude", "elsewhere"):
-        nested = tmp_path / folder / "projects" / "p" / "s" / "subagents"
-        nested.mkdir(parents=True)
-        (nested / "agent-a.jsonl").touch()
-        (nested / "agent-a.meta.json").touch()
-    home = {"HOME": str(tmp_path)}
-    own = home | {"CLAUDE_CONFIG_DIR": str(tmp_path / "elsewhere")}
-    assert [path.parts[-6] for path in find_transcripts(None, home)] == [".claude"]
-    assert [path.parts[-6] for path in find_transcripts(None, own)] == ["elsewhere"]
-    one = tmp_path / ".claude/projects/p/s/subagents/agent-a.jsonl"
-    assert find_transcripts(one, {}) == [one]
-
-
-def test_a_place_without_transcripts_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PathError, match=r"cannot import .*absent: No such file or directory;"):
-        find_transcripts(tmp_path / "absent", {})
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(PathError, match="neither a directory nor a regular file"):
-        find_transcripts(tmp_path / "pipe", {})
+# Reading.
 
 
 def test_a_file_that_cannot_be_read_is_reported(files: Files, tmp_path: Path) -> None:

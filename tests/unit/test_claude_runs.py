@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from tallymark.events import ARTIFACTS_MAX, EVENT_BYTES_MAX, SessionEnd
 from tests.claude_files import Files, Line, answer, api_error, asks, result_of, said, seconds
 from tests.transcript_lines import assistant, tool_result, user
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path / "projects")
-
 
 # Runs.
 

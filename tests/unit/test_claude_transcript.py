@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +11,8 @@ import pytest
 from tallymark.events import Usage
 from tallymarkd.sources import claude_transcript
 from tallymarkd.sources.claude_lines import TokenCount
-from tests.claude_files import Files, Line, answer, api_error, said, seconds
+from tests.claude_files import START, Files, Line, answer, api_error, said, seconds
 from tests.transcript_lines import tool_result
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path / "projects")
-
 
 # Responses.
 
@@ -110,3 +104,26 @@ def test_a_whole_character_and_an_escaped_backslash_stay_as_they_are(files: File
     path.write_bytes(path.read_bytes().replace(b"TEXT", text.encode()))
     os.utime(path, (0, 0))
     assert files.runs()[0].error_message == "\ufffd and \U0001f600 and \\ud83d"
+
+
+def test_a_line_that_a_crash_tore_costs_only_itself(files: Files) -> None:
+    """What was written on after the crash stands in the same line."""
+    path = files.write("one", said("go"), answer("a", 1), answer("b", 2), answer("c", 4))
+    raws = path.read_bytes().split(b"\n")
+    torn = raws[1][: raws[1].index(b'"output_tokens"')] + raws[2]
+    path.write_bytes(b"\n".join([raws[0], torn, *raws[3:]]))
+    os.utime(path, (START.timestamp(), START.timestamp()))
+
+    plan = files.plan()
+
+    assert plan.report.faults.counts == {"not JSON": 1}
+    assert plan.report.responses == 2
+    assert plan.report.tokens.output == 6
+
+
+def test_an_object_in_a_line_that_is_not_json_is_no_line(files: Files) -> None:
+    inner = json.dumps(answer("b", 2)).encode()
+    files.write("one", said("go"), answer("a", 1), b'{"broken: ' + inner + b"}")
+    plan = files.plan()
+
+    assert plan.report.responses == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +102,54 @@ def test_a_directory_with_something_in_it_is_usage(tallymark: Tallymark, tmp_pat
     assert done.code == 2
     assert "it is not empty" in done.err
     assert [path.name for path in target.iterdir()] == ["mine"]
+
+
+def test_where_something_should_be_mounted_no_directories_are_made(
+    tallymark: Tallymark, tmp_path: Path
+) -> None:
+    a_history(tallymark.state_dir).crash()
+
+    done = tallymark("backup", str(tmp_path / "usb" / "backups" / "b"))
+
+    assert done.code == 2
+    parent = tmp_path / "usb" / "backups"
+    assert f"there is no directory {parent}; mount what belongs there, or make it" in done.err
+    assert not (tmp_path / "usb").exists()
+
+
+def test_another_users_state_is_not_called_none(
+    tallymark: Tallymark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks as if nothing were there."""
+    tallymark.state_dir.mkdir()
+
+    def refused(self: OsFileSystem, path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(OsFileSystem, "names", refused)
+    done = tallymark("backup", str(tmp_path / "b"))
+
+    root = tallymark.state_dir
+    told = f"cannot back up {root}: cannot read {root}: permission denied; run this as the user"
+    assert (done.code, told in done.err) == (1, True)
+    assert tallymark("verify", str(root)).code == 2
+    assert f"cannot verify {root}: cannot read {root}" in tallymark("verify", str(root)).err
+
+
+def test_a_state_of_ours_goes_before_anothers_that_cannot_be_read(
+    tallymark: Tallymark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_history(tallymark.state_dir).crash()
+    system = tmp_path / "system"
+    system.mkdir()
+    monkeypatch.setattr("tallymark.paths.SYSTEM_STATE_DIR", system)
+    names = OsFileSystem.names
+
+    def refused(self: OsFileSystem, path: Path) -> list[str]:
+        if path == system:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return names(self, path)
+
+    monkeypatch.setattr(OsFileSystem, "names", refused)
+
+    assert tallymark("backup", str(tmp_path / "b")).code == 0

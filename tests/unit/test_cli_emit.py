@@ -9,6 +9,7 @@ import pytest
 from tallymark.adoption import Adopter
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.messages import Ack, HealthReport, Publish, Reason
+from tallymark.texts import clean
 from tallymarkd.cli import emit
 from tallymarkd.cli.recording import Recorder
 from tests.fake_daemon import FakeDaemon
@@ -97,7 +98,9 @@ def test_without_a_daemon_it_is_spooled_and_75(tallymark: Tallymark) -> None:
 
     done = quick({"emit": 1.0}, attempt)
     assert (done.code, done.out) == (75, "spooled e-1\n")
-    assert done.err.startswith(f"spooled in {spools}, to be delivered when tallymarkd runs, ")
+    assert done.err.startswith(
+        f"spooled in {spools}, to be delivered when tallymarkd can be reached, "
+    )
     assert "it is not running" in done.err
     assert done.err.count("\n") == 1
     as_json = tallymark(*RUN, "--event-id", "e-2", "--json")
@@ -239,7 +242,9 @@ def test_lines_from_stdin(tallymark: Tallymark) -> None:
     with FakeDaemon(tallymark.socket) as daemon:
         done = tallymark("emit", "-", "--project", "demo", stdin=b"\n" + lines(*events) + b" \n")
         first, second = daemon.events
-    assert (done.code, done.out, done.err) == (0, "2 stored, 0 known already\n", "")
+    assert (done.code, done.out, done.err) == (
+        0, '2 stored (1 of unknown type "made.up": counted in no total), 0 known already\n', ""
+    )  # fmt: skip
     assert first["surprise"] == [1]
     assert first["event_id"] == "r-1"
     assert second["event_id"] == "mine"
@@ -271,7 +276,8 @@ def test_bad_lines_are_named_and_do_not_harm_the_others(tallymark: Tallymark) ->
     assert first == "cannot use line 1: it is not a JSON object"
     assert second.startswith("cannot use line 3: at: ")
     assert as_json.json == {
-        "stored": 1, "duplicate": 0, "rejected": {"unusable_line": 1}, "spooled": 0
+        "stored": 1, "duplicate": 0, "rejected": {"unusable_line": 1}, "spooled": 0,
+        "unknown_types": {},
     }  # fmt: skip
 
 
@@ -280,6 +286,46 @@ def test_of_very_many_bad_lines_only_some_are_told_one_by_one(tallymark: Tallyma
         done = tallymark("emit", "-", stdin=b"?\n" * 50)
     assert "50 rejected" in done.out
     assert len(done.err.splitlines()) == emit.LINES_TOLD_MAX + 1
+    assert done.err.endswith("\nand 40 more\n")
+
+
+def test_what_lacks_a_field_is_refused_before_it_is_sent(tallymark: Tallymark) -> None:
+    done = tallymark("emit", "--type", "run.end")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "tallymark: cannot record it: run.end needs agent_name; give --agent\n"
+    assert not (tallymark.state_dir / "spool").exists()
+
+
+def test_a_line_that_lacks_fields_is_named_with_them(tallymark: Tallymark) -> None:
+    good = lines({"type": "usage", "event_id": "good"})
+    done = tallymark("emit", "-", stdin=good + lines({"type": "run.start"}) + good)
+    assert (done.code, done.out) == (
+        1, "0 stored, 0 known already, 2 spooled, 1 rejected: unusable_line\n"
+    )  # fmt: skip
+    assert done.err.startswith("cannot use line 2: run.start needs agent_name, run_id\n")
+
+
+def test_events_that_nobody_counts_are_told(tallymark: Tallymark) -> None:
+    events = [{"type": f"odd\x1b{number}"} for number in range(5)]
+    with FakeDaemon(tallymark.socket):
+        done = tallymark("emit", "-", stdin=lines(*events, events[3]))
+        as_json = tallymark("emit", "-", "--json", stdin=lines(*events[:1]))
+    assert done.code == 0
+    assert done.out == (
+        '6 stored (6 of unknown types "odd\\x1b3", "odd\\x1b0", "odd\\x1b1" and 2 more: '
+        "counted in no total), 0 known already\n"
+    )
+    spooled = tallymark("emit", "-", stdin=lines({"type": "odd"}))
+    assert spooled.out == (
+        '0 stored, 0 known already, 1 spooled (1 of unknown type "odd": counted in no total)\n'
+    )
+    assert as_json.json["unknown_types"] == {"odd\x1b0": 1}
+
+
+def test_a_long_text_is_cut_and_stored(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        assert tallymark(*RUN, "--error", "x" * 70_000).code == 0
+        assert daemon.events[0]["error_message"] == clean("x" * 70_000)
 
 
 @pytest.mark.usefixtures("no_spool")

@@ -8,6 +8,7 @@ import pytest
 from tallymark import transport
 from tallymark.names import ASK_TIMEOUT_SECONDS
 from tallymark.protocol.messages import HealthReport, Reason
+from tallymark.transport.unreachable import NOT_LET_IN
 from tallymarkd.answers import PROBE_SECONDS
 from tallymarkd.cli.asking import (
     DEEP_TIMEOUT_SECONDS,
@@ -126,3 +127,18 @@ def test_unreachable_is_2_in_time_and_says_how(
     assert told in done.out
     assert as_json.json["status"] == "failing"
     assert as_json.json["reasons"][0]["code"] == "unreachable"
+
+
+def test_who_is_not_let_in_is_not_told_to_start_what_runs(tallymark: Tallymark) -> None:
+    with FakeDaemon(tallymark.socket) as daemon:
+        daemon.first_words = b"cannot serve uid 1: this daemon serves uid 0 and root\n"
+        (reason,) = tallymark("health", "--json").json["reasons"]
+        told = tallymark("health").out.splitlines()
+        status = tallymark("status").err
+        spooled = tallymark("emit", "--type", "usage", "--agent", "a").err
+    assert reason["message"].endswith("this daemon serves uid 0 and root")
+    assert reason["remedy"] == NOT_LET_IN
+    assert told[2:] == [f"    {NOT_LET_IN}"]
+    assert status.endswith(f"\n  {NOT_LET_IN}\n")
+    assert "to be delivered when tallymarkd can be reached" in spooled
+    assert spooled.endswith(f"; {NOT_LET_IN}\n")

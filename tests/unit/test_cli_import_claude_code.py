@@ -8,6 +8,7 @@ import pytest
 
 from tallymark.protocol.messages import Ack, Publish
 from tallymarkd.sources.claude_transcript import read_transcript
+from tests.claude_files import Files, said
 from tests.conftest import ROOT
 from tests.fake_daemon import FakeDaemon
 from tests.speed import with_enough_time
@@ -127,11 +128,52 @@ def test_nothing_to_import_is_said(tallymark: Tallymark, tmp_path: Path) -> None
     assert "missing: No such file" in missing.err
 
 
+def test_what_is_no_transcript_is_said_and_is_1(tallymark: Tallymark, tmp_path: Path) -> None:
+    other = tmp_path / "passwd"
+    other.write_text("root:x:0:0\nada:x:1:1\n")
+    with FakeDaemon(tallymark.socket) as daemon:
+        done = tallymark(*COMMAND, str(other))
+        as_json = tallymark(*COMMAND, str(other), "--json")
+        assert daemon.events == []
+    assert (done.code, done.out) == (1, "")
+    first, second = done.err.splitlines()
+    assert first == (
+        f"tallymark: cannot import Claude Code transcripts: in {other} is none; give a "
+        "transcript of Claude Code, or a directory of them"
+    )
+    assert second == f"  2 lines not understood: not JSON; the first is {other}:1"
+    assert as_json.code == 1
+    assert as_json.json["not_understood"] == {"not JSON": 2}
+
+
+def test_a_session_in_which_nobody_answered_is_a_transcript(
+    tallymark: Tallymark, tmp_path: Path
+) -> None:
+    Files(tmp_path).write("one", said("do"), b"{broken}")
+    with FakeDaemon(tallymark.socket):
+        done = tallymark(*COMMAND, str(tmp_path))
+    assert (done.code, done.out) == (0, "no project: 0 events stored, 0 already known\n")
+
+
+def test_who_does_not_use_claude_code_is_told_what_it_is_for(
+    tallymark: Tallymark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "nowhere"))
+    done = tallymark(*COMMAND)
+    assert done.code == 2
+    assert f"from {tmp_path / 'nowhere' / 'projects'}: No such file" in done.err
+    assert "this is for users of Claude Code" in done.err
+    assert "tallymark import claude-code PATH" in done.err
+
+
 def test_without_a_daemon_it_ends_at_once_with_1(tallymark: Tallymark) -> None:
     done = tallymark(*COMMAND, str(FIXTURE))
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("tallymark: cannot import Claude Code transcripts: cannot reach ")
-    assert "it is not running" in done.err
+    first, second, _, remedy = done.err.splitlines()
+    assert first == "tallymark: cannot import Claude Code transcripts"
+    assert second.startswith("  cannot reach tallymarkd at ")
+    assert "it is not running" in second
+    assert "tallymark service install" in remedy
 
 
 def test_disabled_is_refused(tallymark: Tallymark, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,14 @@ def test_money(cost: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cost", "unpriced", "shown"),
+    [(0, 0, "$0.00"), (0, 2, "?"), (3, 2, "≥ $3.00"), (3, 0, "$3.00"), (1e-9, 1, "≥ $0.0001")],
+)
+def test_a_cost_of_which_something_is_unknown(cost: float, unpriced: int, shown: str) -> None:
+    assert output.cost_of(cost, unpriced) == shown
+
+
+@pytest.mark.parametrize(
     ("share", "shown"),
     [(None, "-"), (0, "0%"), (0.001, "<1%"), (0.64, "64%"), (0.999, ">99%"), (1, "100%")],
 )
@@ -147,3 +155,9 @@ def test_the_first_table_that_fits_is_taken() -> None:
     for width, right in ((30, wide), (29, narrow), (20, narrow), (19, narrowest), (5, narrowest)):
         console = Console(width=width)
         assert output.first_that_fits(console, [wide, narrow, narrowest]) is right
+
+
+def test_rows_stand_below_a_title_each_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show_rows("it\n: whole", [("name", "a\nvalue")], ["line\rtwo"])
+
+    assert capsys.readouterr().out == "it\\n: whole\n  name         a\\nvalue\n  line\\rtwo\n"

@@ -6,7 +6,7 @@ import pytest
 
 from tallymark.errors import PathError
 from tallymark.paths import SYSTEM_SOCKET, SYSTEM_STATE_DIR
-from tallymarkd.cli.place import Place
+from tallymarkd.cli.place import NoStateDir, Place
 
 ENV = {"HOME": "/home/ada"}
 USER_DIR = Path("/home/ada/.local/state/tallymark")
@@ -37,8 +37,31 @@ def test_what_is_saved_is_looked_for_where_the_daemon_keeps_it() -> None:
     assert place(TALLYMARK_STATE_DIR="/v").state_dirs() == [Path("/v")]
     assert place(None, "/v/run/tallymark.sock").state_dirs() == [Path("/v")]
     assert place(TALLYMARK_SOCKET="/v/run/tallymark.sock").state_dirs() == [Path("/v")]
+    assert place(TALLYMARK_SOCKET="/v/x/../run/tallymark.sock").state_dirs() == [Path("/v")]
     assert place(None, str(SYSTEM_SOCKET)).state_dirs() == [SYSTEM_STATE_DIR]
-    assert place(None, "/x/s.sock").state_dirs() == [USER_DIR]
+    assert place(None, str(USER_SOCKET)).state_dirs() == [USER_DIR]
+
+
+def test_of_socket_and_state_directory_the_options_say_more_than_the_variables() -> None:
+    said = {"TALLYMARK_STATE_DIR": "/v"}
+    assert place(None, "/o/run/tallymark.sock", **said).state_dirs() == [Path("/o")]
+    assert place("/o", TALLYMARK_SOCKET="/x/run/tallymark.sock", **said).state_dirs() == [
+        Path("/o")
+    ]
+    # As the daemon reads the two.
+    assert place(TALLYMARK_SOCKET="/x/run/tallymark.sock", **said).state_dirs() == [Path("/v")]
+    assert place(None, "/x/s.sock", **said).state_dirs() == [Path("/v")]
+    assert place(TALLYMARK_SOCKET="/x/s.sock", **said).state_dirs() == [Path("/v")]
+
+
+@pytest.mark.parametrize("socket", ["/x/s.sock", "/x/tallymark.sock", "/run/tallymark.sock"])
+def test_a_socket_elsewhere_tells_no_state_directory(socket: str) -> None:
+    for unclear in (place(None, socket), place(TALLYMARK_SOCKET=socket)):
+        with pytest.raises(NoStateDir) as told:
+            unclear.state_dirs()
+        assert str(told.value) == (
+            f"cannot tell which state directory belongs to {socket}; give --state-dir"
+        )
 
 
 def test_relative_and_home_paths_are_made_absolute(

@@ -51,7 +51,10 @@ def test_dump_of_an_unknown_project_is_1(tallymark: Tallymark) -> None:
 def test_without_a_daemon_the_saved_state_is_shown_and_labelled(tallymark: Tallymark) -> None:
     state = make_state()
     save(tallymark, state)
-    label = f"tallymarkd is not running: showing the last durable state of {local(SAVED_AT)}\n"
+    label = (
+        f"tallymarkd is not running: showing the last durable state of {local(SAVED_AT)}, "
+        f"in {tallymark.state_dir}\n"
+    )
     done = tallymark("dump", "--project", "demo")
     assert (done.code, done.err) == (0, label)
     assert msgspec.convert(done.json, DashboardState) == state
@@ -76,12 +79,21 @@ def test_a_daemon_that_does_not_answer_is_said_to_be_there(
 
 
 def test_without_a_daemon_and_without_files_it_is_1(tallymark: Tallymark) -> None:
-    for args in ((), ("dump", "--project", "demo")):
+    for args, what in (
+        ((), "any state"),
+        (("dump", "--project", "demo"), "the state of project 'demo'"),
+    ):
         done = tallymark(*args)
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith("tallymark: cannot show ")
-        assert "it is not running" in done.err
-        assert str(tallymark.state_dir) in done.err
+        first, reached, system, saved, remedy = done.err.splitlines()
+        assert first == f"tallymark: cannot show {what}"
+        assert reached == (
+            f"  cannot reach tallymarkd at {tallymark.socket}: no socket there; it is not running"
+        )
+        assert system.startswith("  nor at /run/tallymark/tallymark.sock: ")
+        assert saved.startswith(f"  nothing of it is saved in {tallymark.state_dir} or ")
+        assert "tallymarkd, or" in remedy
+        assert "tallymark service install" in remedy
     save(tallymark, make_state("other"))
     done = tallymark("dump", "--project", "demo")
     assert done.code == 1

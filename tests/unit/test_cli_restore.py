@@ -26,7 +26,7 @@ def test_it_goes_to_the_usual_directory(tallymark: Tallymark, backup: Path) -> N
     assert lines[0] == f"{tallymark.state_dir}: restored"
     names = ("backup", "server", "files", "events", "lacks", "replaced", "next number")
     assert [line[:15] for line in lines[1:]] == [f"  {name:<13}" for name in names]
-    assert "nothing shows how much that is" in done.out
+    assert "nothing, if tallymarkd was not started again: it was stopped at " in done.out
     found = verify(OsFileSystem(), tallymark.state_dir)
     assert (found.verdict, found.findings) == ("whole", [])
     for path in tallymark.state_dir.rglob("*"):
@@ -56,14 +56,14 @@ def test_what_was_there_is_named_and_where_it_is(
 def test_people_are_told_the_same(tallymark: Tallymark, backup: Path, tmp_path: Path) -> None:
     root = tmp_path / "made" / "state"
     told = tallymark("--state-dir", str(root), "restore", str(backup), "--replace").out
-    assert "nothing that the replaced state had\n" in told
+    assert "nothing that the replaced state had stored\n" in told
     assert f"what was there is in {root}/replaced-" in told
 
     core = again(root)
     core.put(run_end(500), run_end(501))
     core.crash()
     told = tallymark("--state-dir", str(root), "restore", str(backup), "--replace").out
-    assert "2 events that the replaced state had; the ledger names them\n" in told
+    assert "2 events that the replaced state had stored; the ledger names them\n" in told
 
 
 def test_what_is_no_backup_is_usage_and_a_damaged_one_is_not(

@@ -48,6 +48,9 @@ def test_every_command_has_help(tallymark: Tallymark, name: str) -> None:
     [
         (["nonsense"], "nonsense"),
         (["--nonsense"], "--nonsense"),
+        (["emit", "--timeout", "x" * 1000], f"'{'x' * 60}'… is not a valid"),
+        (["--all", "status"], "--all before status is understood only for the numbers"),
+        (["--project", "x", "emit"], "--project before emit is understood only"),
         (["status", "--nonsense"], "tallymark status --help"),
         (["status", "stray"], "stray"),
         (["import"], "missing command; tallymark import --help"),

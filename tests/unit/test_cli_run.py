@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,36 @@ def test_the_exit_code_a_shell_would_give(returncode: int, code: int) -> None:
 
 def test_names_of_signals() -> None:
     assert (signal_name(15), signal_name(40)) == ("SIGTERM", "signal 40")
+
+
+def test_only_the_main_thread_gets_the_commands_signals(tmp_path: Path) -> None:
+    """In another thread one would not end the wait for the command: it would be lost."""
+    program = (
+        "import signal, sys; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []), file=sys.stderr)"
+    )
+    masks: list[set[int]] = []
+
+    def look() -> None:
+        masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with Child() as child:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        with (tmp_path / "mask").open("wb") as told:
+            command = [
+                "/bin/sh",
+                "-c",
+                'exec "$@" 2>"$0"',
+                told.name,
+                sys.executable,
+                "-c",
+                program,
+            ]
+            assert child.run(command, os.environ) == 0
+        look()
+    assert masks[0] >= set(HANDLED)
+    assert masks[1] == set(before)
+    assert (tmp_path / "mask").read_text().split() == [str(int(number)) for number in before]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -68,6 +68,13 @@ def test_a_dry_run_prints_files_and_commands(tallymark: Tallymark, fake: FakeMan
     assert fake.changes == []
 
 
+def test_a_dry_run_for_the_system_is_shown_to_anybody(tallymark: Tallymark) -> None:
+    done = tallymark("service", "install", "--system", "--dry-run")
+    assert done.code == 2
+    assert "\n# file /" in done.out
+    assert "only root may" in done.err
+
+
 def test_status_of_nothing_is_2(tallymark: Tallymark) -> None:
     done = tallymark("service", "status")
     assert done.code == 2

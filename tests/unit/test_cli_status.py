@@ -87,7 +87,10 @@ def test_not_running_is_1(tallymark: Tallymark) -> None:
     done = tallymark("status")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tallymark: cannot reach tallymarkd at ")
-    assert "it is not running" in done.err
+    first, second, remedy = done.err.splitlines()
+    assert first.endswith("it is not running")
+    assert second.startswith("  nor at ")
+    assert "tallymark service install" in remedy
     done = tallymark("status", "--json")
     assert done.code == 1
     assert done.json["running"] is False

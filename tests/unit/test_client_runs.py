@@ -6,14 +6,18 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
-from tallymark.events import EventBase, RunEnd, RunStart
+from tallymark.batching import Batcher
+from tallymark.checking import check_event
+from tallymark.events import EVENT_DEPTH_MAX, Event, EventBase, RunEnd, RunStart, RunStatus
 from tallymark.runs import Run, current_run
+from tests.derived import Count, Dollars, Text
 
 
 class Fake:
@@ -267,8 +271,28 @@ def test_artifacts_are_bounded_so_that_the_run_is_not_refused(fake: Fake) -> Non
     assert 3 < len(fake.ends[1].artifacts) < 10
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize(
-    "attrs", [{"x": object()}, {"x": "y" * 20_000}, ["no", "dict"], "text", {1j: 1}]
+    "attrs",
+    [
+        {"x": object()},
+        {"x": "y" * 20_000},
+        ["no", "dict"],
+        "text",
+        {1j: 1},
+        {1: 2},
+        {None: 2},
+        {"m": {None: 2}},
+        {"m": {(1, 2): 2}},
+        nested(EVENT_DEPTH_MAX),
+        nested(10_000),
+    ],
 )
 def test_attrs_that_cannot_travel_are_left_out(fake: Fake, attrs: Any) -> None:
     with Run(fake, "coding", attrs=attrs):
@@ -277,11 +301,22 @@ def test_attrs_that_cannot_travel_are_left_out(fake: Fake, attrs: Any) -> None:
     assert fake.ignored == ["attrs"]
 
 
+@pytest.mark.parametrize("attrs", [{}, {"m": {1: 2}}, {"x": {1}}, nested(EVENT_DEPTH_MAX - 1)])
+def test_attrs_that_the_daemon_takes_are_kept(fake: Fake, attrs: Any) -> None:
+    with Run(fake, "coding", attrs=attrs):
+        pass
+    for event in fake.events:
+        check_event(msgspec.msgpack.encode(event), "p")
+        assert event.attrs is not None
+    assert fake.ignored == []
+
+
 def test_attrs_are_those_of_the_beginning(fake: Fake) -> None:
-    attrs = {"tool": "bash"}
+    attrs: dict[str, Any] = {"tool": "bash", "tags": [1]}
     with Run(fake, "coding", attrs=attrs):
         attrs["later"] = "x"
-    assert fake.end.attrs == {"tool": "bash"}
+        attrs["tags"].append(2)
+    assert fake.end.attrs == {"tool": "bash", "tags": [1]}
 
 
 @pytest.mark.parametrize(
@@ -295,6 +330,37 @@ def test_names_of_all_kinds(fake: Fake, name: Any, expected: str | None) -> None
     if expected is not None:
         assert end.agent_name == expected
     assert (end.ticket_key, end.model_used, end.session_id) == ("", "5", "7")
+
+
+def test_values_of_derived_types_are_recorded(fake: Fake) -> None:
+    """What refuses to be encoded would take the run and all its tokens with it."""
+    attrs = {"tool": Text("bash"), Text("cost"): Dollars(0.5)}
+    run = Run(
+        fake,
+        Text("coding"),
+        ticket_key=Text("AI-1"),
+        model=Text("gpt-5"),
+        session_id=Text("s-1"),
+        git_branch=Text("main"),
+        attrs=attrs,
+    )
+    with run:
+        run.add_tokens(input_tokens=Count(7), output_tokens=Count(5))
+        run.add_cost(Dollars(0.25))
+        run.add_artifact(Text("pr:#1"))
+        run.set_error(Text("no"))
+        run.set_status(cast(RunStatus, Text("blocked")))
+    arrays, lost = Batcher(100).encode(fake.events)
+    assert lost == []
+    start, end = msgspec.msgpack.decode(arrays[0][0], type=list[Event])
+    assert isinstance(start, RunStart)
+    assert isinstance(end, RunEnd)
+    for event in (start, end):
+        assert (event.agent_name, event.ticket_key) == ("coding", "AI-1")
+        assert (event.session_id, event.model_used, event.git_branch) == ("s-1", "gpt-5", "main")
+        assert event.attrs == {"tool": "bash", "cost": 0.5}
+    assert (end.input_tokens, end.output_tokens, end.estimated_cost_usd) == (7, 5, 0.25)
+    assert (end.artifacts, end.error_message, end.status) == (["pr:#1"], "no", "blocked")
 
 
 # Nesting.
@@ -378,6 +444,47 @@ def test_a_run_that_was_open_when_the_process_forked_is_the_parents(fake: Fake) 
             pass
     assert [end.agent_name for end in fake.ends] == ["in the child"]
     assert fake.end.parent_run_id == run.run_id
+
+
+TOLD: list[Callable[[Run], None]] = [
+    lambda run: run.add_tokens(input_tokens=1000),
+    lambda run: run.add_usage({"input_tokens": 5, "output_tokens": 5}),
+    lambda run: run.add_cost(1.0),
+    lambda run: run.add_artifact("commit:late"),
+    lambda run: run.set_status("timeout"),
+    lambda run: run.set_error("late"),
+]
+
+
+def test_what_is_told_to_a_run_that_has_ended_is_counted(fake: Fake) -> None:
+    with Run(fake, "coding") as run:
+        run.add_artifact("commit:early")
+    before = msgspec.msgpack.encode(fake.end)
+    for tell in TOLD:
+        tell(run)
+    assert fake.ignored == ["not_open"] * len(TOLD)
+    assert msgspec.msgpack.encode(fake.end) == before
+    with run:
+        pass
+    assert (fake.ends[1].input_tokens, fake.ends[1].status) == (0, "success")
+
+
+def test_what_a_forked_child_tells_its_parents_run_is_counted(fake: Fake) -> None:
+    with Run(fake, "coding") as run:
+        fake.incarnation = "the child's"
+        for tell in TOLD:
+            tell(run)
+        assert fake.ignored == ["not_open"] * len(TOLD)
+        fake.incarnation = "one"
+    assert (fake.end.input_tokens, fake.end.status, fake.end.artifacts) == (0, "success", [])
+
+
+def test_what_is_told_before_it_begins_is_recorded(fake: Fake) -> None:
+    run = Run(fake, "coding")
+    run.add_tokens(input_tokens=5)
+    with run:
+        run.add_tokens(input_tokens=6)
+    assert (fake.end.input_tokens, fake.ignored) == (11, [])
 
 
 # Used again, and as decorators.
@@ -467,6 +574,24 @@ def test_a_coroutine_function_is_a_run_while_it_is_awaited(fake: Fake) -> None:
 
     assert list(asyncio.run(main())) == [1, 2]
     assert len(fake.ends) == 2
+
+
+def test_a_generator_is_a_run_from_its_first_step_to_its_last(fake: Fake) -> None:
+    @Run(fake, "coding")
+    def work() -> Iterator[int]:
+        run = current_run()
+        assert run is not None
+        yield 1
+        run.add_tokens(input_tokens=5)
+        raise ValueError("boom")
+
+    steps = work()
+    assert fake.events == []
+    assert next(steps) == 1
+    with pytest.raises(ValueError):
+        next(steps)
+    assert (fake.end.input_tokens, fake.end.status) == (5, "error")
+    assert fake.end.error_message == "ValueError: boom"
 
 
 def test_a_cancelled_coroutine_is_an_error(fake: Fake) -> None:

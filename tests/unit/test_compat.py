@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ def collector(daemon: FakeDaemon) -> Iterator[AgentMetricsCollector]:
     made = AgentMetricsCollector("shop", Path("/nowhere"))
     yield made
     made._client.close(60.0)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Undecided:
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither")
 
 
 def events(collector: AgentMetricsCollector, daemon: FakeDaemon) -> list[dict[str, Any]]:
@@ -126,7 +137,10 @@ def test_attributes_may_be_changed_until_the_end(
         tracker.error_message = "too slow"
         tracker.input_tokens = 7
         tracker.artifacts = ["pr:#1"]
-    end = events(collector, daemon)[-1]
+        tracker.agent_name, tracker.ticket_key, tracker.model_used = "review", "AI-2", "gpt-5"
+    start, end = events(collector, daemon)
+    assert (start["agent_name"], start["run_id"]) == ("coding", end["run_id"])
+    assert (end["agent_name"], end["ticket_key"], end["model_used"]) == ("review", "AI-2", "gpt-5")
     assert (end["status"], end["error_message"]) == ("timeout", "too slow")
     assert (end["input_tokens"], end["artifacts"]) == (7, ["pr:#1"])
 
@@ -149,6 +163,75 @@ def test_nonsense_is_counted_and_raises_nothing(
     }  # fmt: skip
     end = events(collector, daemon)[1]
     assert (end.get("input_tokens", 0), end["status"]) == (0, "error")
+
+
+NONSENSE: list[tuple[str, Any]] = [
+    ("artifacts", None),
+    ("artifacts", 5),
+    ("file_changes", [{"path": "x"}, {"change_type": "created"}]),
+    ("file_changes", [None]),
+    ("file_changes", None),
+    ("error_message", Undecided()),
+    ("input_tokens", None),
+    ("model_used", None),
+    ("agent_name", None),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE)
+def test_an_attribute_that_makes_no_sense_hurts_neither_the_agent_nor_the_rest(
+    collector: AgentMetricsCollector, daemon: FakeDaemon, name: str, value: Any
+) -> None:
+    collector.register_event_callback(lambda event: None)
+    with (
+        pytest.raises(RuntimeError, match="the agent's own"),
+        collector.track_agent("coding", "AI-1", MODEL, "s") as tracker,
+    ):
+        tracker.add_tokens(7, 5)
+        tracker.add_artifact("pr:#1")
+        tracker.add_file_change("src/foo.py", "created", 1, 0, "python", "")
+        setattr(tracker, name, value)
+        raise RuntimeError("the agent's own")
+    end = events(collector, daemon)[-1]
+    assert (end["status"], end["error_message"]) == ("error", "the agent's own")
+    assert end["agent_name"] == "coding"
+    if name != "input_tokens":
+        assert (end["input_tokens"], end["output_tokens"]) == (7, 5)
+    if name == "artifacts":
+        assert end["artifacts"] == ["file:created:src/foo.py"]
+    elif name == "file_changes":
+        assert end["artifacts"][0] == "pr:#1"
+    else:
+        assert end["artifacts"] == ["pr:#1", "file:created:src/foo.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (KeyboardInterrupt(), "task_failed", "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "task_failed", "CancelledError"),
+        (SystemExit(3), "task_failed", "SystemExit: 3"),
+        (SystemExit(0), "task_completed", ""),
+        (Unspeakable(), "task_failed", "Unspeakable"),
+    ],
+)
+def test_callbacks_hear_what_is_recorded_of_an_end(
+    collector: AgentMetricsCollector,
+    daemon: FakeDaemon,
+    error: BaseException,
+    kind: str,
+    message: str,
+) -> None:
+    heard: list[tuple[str, str, str]] = []
+    collector.subscribe(
+        lambda kind, event: heard.append((kind, event["status"], event["error_message"]))
+    )
+    with pytest.raises(type(error)), collector.track_agent("coding", "AI-1", MODEL, "s"):
+        raise error
+    end = events(collector, daemon)[-1]
+    status = "error" if kind == "task_failed" else "success"
+    assert heard[-1] == (kind, status, message)
+    assert (end.get("status", "success"), end.get("error_message", "")) == (status, message)
 
 
 def test_a_project_that_cannot_be_one_is_refused() -> None:

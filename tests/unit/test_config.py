@@ -139,7 +139,7 @@ def test_a_wrong_value_is_refused_by_name_with_its_place_and_what_is_right(
     message = refusal({"segment_bytes_max": "12"}, env)
     assert message == (
         "cannot use segment_bytes_max = '12' (option --segment-bytes-max): "
-        "it must be a size from 64 KiB to 1 GiB"
+        "it must be a size from 64 KiB to 1 GiB, in bytes or with KiB, MiB, GiB or TiB"
     )
     message = refusal({}, env | {"TALLYMARK_LOG_LEVEL": "loud"})
     assert "variable TALLYMARK_LOG_LEVEL" in message
@@ -197,6 +197,21 @@ def test_a_broken_file_is_named_with_its_line(
     message = refusal({"config": str(file)}, env)
     assert str(file) in message
     assert cause in message
+
+
+@pytest.mark.parametrize(
+    "text", [f"frame_timeout_seconds = {'9' * 5000}", f"strict = {'[' * 2000}{']' * 2000}"]
+)
+def test_what_python_itself_cannot_read_is_a_broken_file_too(
+    tmp_path: Path, env: dict[str, str], text: str
+) -> None:
+    file = write(tmp_path / "broken.toml", text)
+    assert f"cannot read the configuration {file}: " in refusal({"config": str(file)}, env)
+
+
+def test_a_number_beyond_all_bounds_is_refused_by_name(tmp_path: Path, env: dict[str, str]) -> None:
+    file = write(tmp_path / "t.toml", f"frame_timeout_seconds = {'9' * 400}")
+    assert "cannot use frame_timeout_seconds = " in refusal({"config": str(file)}, env)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, env: dict[str, str]) -> None:

@@ -31,7 +31,7 @@ def journal_damaged(patient: Patient) -> None:
 
 def state_files_damaged(patient: Patient) -> None:
     patient.recovery.quarantined = [
-        ".agent_metrics.json-1a2b",
+        "spotter-0123456789.agent_metrics.json.1",
         "000000000001.seg.torn-4096-0badcafe",
         "server.json.bak-3c4d",
     ]
@@ -57,12 +57,12 @@ def ledger_differs(patient: Patient) -> None:
         (events_lost, "and 2 more"),
         (journal_damaged, "2 corrupt places"),
         (state_files_damaged, "2 damaged state files"),
-        (state_files_damaged, ": .agent_metrics.json-1a2b, server.json.bak-3c4d"),
+        (state_files_damaged, ": spotter-0123456789.agent_metrics.json.1, server.json.bak-3c4d"),
         (
             events_dropped,
-            f"spotter (uid {UID}): 5 events of producer {PRODUCERS[0]} (seq 5 to 5): queue_full",
+            f"spotter (uid {UID}): 5 events of producer {PRODUCERS[0]} (seq 5): queue_full",
         ),
-        (events_dropped, f"9 events of producer {PRODUCERS[0]} (seq 9 to 9): queue_full; and 3"),
+        (events_dropped, f"9 events of producer {PRODUCERS[0]} (seq 9): queue_full; and 3"),
         (ledger_differs, "does not add up"),
     ],
 )

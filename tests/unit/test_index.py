@@ -67,6 +67,19 @@ def test_a_range_of_numbers_is_forgotten(path: Path) -> None:
     index.close()
 
 
+def test_keys_are_counted_by_their_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RANGES_MAX", 2)
+    index = KeyIndex.open(path)
+    assert index.counts_in([(1, 9)]) == [0]
+    index.add([(1, 10), (2, 20), (3, 20), (-4, 40)], 40)
+
+    assert index.counts_in([]) == []
+    assert index.counts_in([(1, 9), (10, 20), (20, 20), (21, 99), (41, 50)]) == [0, 3, 2, 1, 0]
+    index.close()
+    with pytest.raises(module.IndexUnreadableError, match="cannot read the index of keys: "):
+        index.counts_in([(1, 9)])
+
+
 def test_more_keys_than_fit_one_statement(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUERY_KEYS_MAX", 3)
     index = KeyIndex.open(path)

@@ -325,6 +325,20 @@ def test_a_dry_run_changes_nothing(fake: FakeManager) -> None:
     assert not scene.places.state_dir.exists()
 
 
+def test_a_dry_run_without_a_manager_shows_the_usual_and_then_refuses(fake: FakeManager) -> None:
+    """An image is built where no service manager runs."""
+    (fake.root / "run/systemd/system").rmdir()
+    scene = Scene(fake)
+
+    with pytest.raises(ServiceError, match="cannot use systemd: this machine was not started by"):
+        installing.dry_run(scene.manager, scene.told)
+
+    _, service = scene.told.of("file")
+    assert "\nPrivateUsers=yes\n" in service
+    assert scene.told.of("run")[-1] == "systemctl --user enable --now tallymarkd.socket"
+    assert fake.commands == []
+
+
 def test_uninstall_leaves_the_data(fake: FakeManager) -> None:
     scene = Scene(fake)
     scene.install()

@@ -4,12 +4,13 @@ import io
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tallymarkd.logs import set_up_logging
+from tallymarkd.logs import last_word, set_up_logging
 
 log = logging.getLogger("tallymarkd.test")
 
@@ -72,6 +73,25 @@ def test_under_journald_lines_have_a_priority_and_no_time(tmp_path: Path) -> Non
     assert lines[1] == "<3>tallymarkd.test: it failed"
     assert all(line.startswith("<3>") for line in lines[1:])
     assert lines[-1] == "<3>RuntimeError: broken"
+
+
+def test_who_cannot_log_yet_gives_the_journal_a_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        found = os.fstat(stream.fileno())
+        journal = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        assert last_word("cannot start", env=journal) == "<2>cannot start"
+        assert last_word("cannot start", env={}) == "cannot start"
+
+
+def test_json_is_json_in_any_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w", encoding="latin-1", errors="backslashreplace") as stream:
+        set_up_logging("info", "json", env={}, stream=stream)
+        log.info("state in %s", "/tmp/\N{GRINNING FACE}")
+    assert json.loads(path.read_bytes())["message"] == "state in /tmp/\N{GRINNING FACE}"
 
 
 def test_an_inherited_journal_variable_of_another_stream_is_not_believed(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def make_state() -> DashboardState:
         cache_write_tokens=20,
         total_cost_usd=1.25,
         usages=9,
+        other_events=4,
         unpriced_usages=2,
         agents={
             "idle": AgentProfile(agent_name="idle"),
@@ -60,6 +61,7 @@ def test_the_totals_of_the_project() -> None:
         "total_cost_usd": 1.25,
         "unpriced_usages": 2,
         "usages": 9,
+        "other_events": 4,
         "runs": 5,
     }
     assert len(agents) == 3

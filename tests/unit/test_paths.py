@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +18,14 @@ from tallymark.paths import (
     SYSTEM_SOCKET,
     check_socket_path,
     default_project,
+    is_wrong,
     project_of_directory,
     socket_candidates,
     socket_path,
+    spool_dir,
     state_dir,
 )
+from tallymark.settings import check_name
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,19 @@ def test_state_dir_without_home_is_the_users() -> None:
     assert state_dir({}, "linux") == Path("~/.local/state/tallymark").expanduser()
 
 
+def test_a_user_without_a_home_has_a_state_directory_where_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert state_dir({"XDG_STATE_HOME": "/s"}, "linux") == Path("/s/tallymark")
+    assert spool_dir("/sp", {}) == Path("/sp")
+    with pytest.raises(PathError, match="cannot use path ~: .*set HOME"):
+        state_dir({}, "linux")
+    with pytest.raises(PathError, match="cannot use path ~: .*set HOME"):
+        spool_dir(None, {})
+
+
 def test_candidates_are_the_users_and_the_systems() -> None:
     env = {"HOME": "/home/a"}
     assert socket_candidates(None, env) == [socket_path(state_dir(env)), SYSTEM_SOCKET]
@@ -55,6 +74,18 @@ def test_a_chosen_socket_stands_alone() -> None:
     assert socket_candidates(None, env) == [Path("/env.sock")]
     assert socket_candidates("/arg.sock", env) == [Path("/arg.sock")]
     assert socket_candidates(Path("arg.sock"), {}) == [Path.cwd() / "arg.sock"]
+    # As the daemon reads its own setting, so that a spool's header names the same socket.
+    assert socket_candidates("a/../arg.sock", {}) == [Path.cwd() / "arg.sock"]
+
+
+def test_a_state_directory_that_is_said_leads_to_its_socket_alone() -> None:
+    env = {"HOME": "/home/a", "TALLYMARK_STATE_DIR": "/data/x/../run"}
+    assert socket_candidates(None, env) == [Path("/data/run/run/tallymark.sock")]
+    assert socket_candidates(None, env | {"TALLYMARK_SOCKET": "/env.sock"}) == [Path("/env.sock")]
+    assert socket_candidates("/arg.sock", env) == [Path("/arg.sock")]
+    assert socket_candidates(None, {**env, "TALLYMARK_STATE_DIR": ""})[1] == SYSTEM_SOCKET
+    relative = {"TALLYMARK_STATE_DIR": "run"}
+    assert socket_candidates(None, relative) == [Path.cwd() / "run" / "run" / "tallymark.sock"]
 
 
 def test_a_socket_path_over_the_limit_is_refused_with_its_length() -> None:
@@ -64,7 +95,8 @@ def test_a_socket_path_over_the_limit_is_refused_with_its_length() -> None:
         check_socket_path(Path(fits + "x"))
     assert f"{SOCKET_PATH_BYTES_MAX + 1} bytes" in str(told.value)
     assert f"limit is {SOCKET_PATH_BYTES_MAX}" in str(told.value)
-    for explicit, env in ((fits + "x", {}), (None, {"TALLYMARK_SOCKET": fits + "x"})):
+    long = {"TALLYMARK_SOCKET": fits + "x"}, {"TALLYMARK_STATE_DIR": fits}
+    for explicit, env in ((fits + "x", {}), *((None, each) for each in long)):
         with pytest.raises(PathError):
             socket_candidates(explicit, env)
 
@@ -217,3 +249,65 @@ def test_a_name_that_is_no_text_can_be_encoded(tmp_path: Path) -> None:
     name = project_of_directory(folder)
     assert name.encode("utf-8").startswith(b"caf")
     assert name != "caf"
+
+
+def test_a_path_that_is_wrong_is_told_from_one_that_cannot_be_used_now(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for wrong in ("file/below", "loop/below", "x" * 300):
+        with pytest.raises(OSError) as caught:
+            (tmp_path / wrong).stat()
+        assert is_wrong(caught.value)
+    assert not is_wrong(FileNotFoundError(errno.ENOENT, "gone"))
+    assert not is_wrong(PermissionError(errno.EACCES, "not yours"))
+
+
+@pytest.fixture
+def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Have the system refuse what is in a directory, as to another user (never to root)."""
+
+    def forbid(directory: Path) -> None:
+        true_stat = os.stat
+
+        def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+            if isinstance(path, str | os.PathLike) and directory in Path(path).parents:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return true_stat(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, "stat", stat)
+
+    return forbid
+
+
+def test_a_repository_that_only_another_user_may_read_is_one(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    inner = make_repository(tmp_path / "proj") / "src"
+    inner.mkdir()
+    forbid(tmp_path / "proj" / ".git")
+    assert project_of_directory(inner) == "proj"
+
+
+def test_a_directory_that_may_not_be_looked_at_has_the_paths_name(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    inner = make_repository(tmp_path / "proj") / "src"
+    inner.mkdir()
+    forbid(tmp_path)
+    assert project_of_directory(inner) == "src"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("my\u00a0project", "my project"),
+        ("\u65e5\u672c\u3000\u8a9e", "\u65e5\u672c \u8a9e"),
+        ("x\ty", "x y"),
+        ("x\x07y", "x\ufffdy"),
+        ("\u3000", "unnamed"),
+    ],
+)
+def test_a_name_that_was_found_can_be_a_projects(tmp_path: Path, name: str, expected: str) -> None:
+    (tmp_path / name).mkdir()
+    assert project_of_directory(tmp_path / name) == expected
+    assert check_name("project", expected) == expected

@@ -49,6 +49,20 @@ def test_a_state_directory_of_its_own_leaves_the_spool_where_clients_leave_it(
     assert user_places(fake.machine(TALLYMARK_SPOOL_DIR="/p")).spool_dir == Path("/p")
 
 
+def test_who_does_not_find_the_service_by_itself_is_told(fake: FakeManager) -> None:
+    (by_variable,) = user_places(fake.machine(TALLYMARK_STATE_DIR="/s")).notes
+    assert by_variable.startswith("what does not have your environment, cron for example")
+    (by_option,) = user_places(fake.machine(), Path("/s")).notes
+    usual = fake.home / ".local" / "state" / "tallymark"
+    assert by_option == (
+        f"clients look for tallymarkd in {usual}: give them TALLYMARK_SOCKET=/s/run/tallymark.sock"
+    )
+    (against,) = user_places(fake.machine(TALLYMARK_STATE_DIR="/v"), Path("/s")).notes
+    assert against.startswith("clients look for tallymarkd in /v: give them TALLYMARK_SOCKET=/s/")
+    pointed = fake.machine(TALLYMARK_SOCKET="/s/x/../run/tallymark.sock")
+    assert user_places(pointed, Path("/s")).notes[0].startswith("what does not have your")
+
+
 def test_the_usual_config_home_needs_no_variable(fake: FakeManager) -> None:
     usual = str(fake.home / ".config")
     assert user_places(fake.machine(XDG_CONFIG_HOME=usual)).environment == {}

@@ -14,6 +14,7 @@ from tallymark.events import EventBase, RunEnd, RunStart, SessionEnd, SessionSta
 from tallymark.recorder import Recorder
 from tallymark.runs import Run
 from tallymark.settings import Settings
+from tests.derived import Text
 
 Make = Callable[..., Recorder]
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -76,6 +77,8 @@ def test_a_working_directory_that_is_gone(make: Make, tmp_path: Path) -> None:
         ({"TALLYMARK_PROJECT": "\0"}, {}, SettingError, "project="),
         ({}, {"source": "\n"}, SettingError, "source="),
         ({}, {"socket": "/" + "x" * 200}, PathError, "201 bytes"),
+        ({}, {"socket": "~nosuch/s.sock"}, PathError, "path ~nosuch/s.sock: .*absolute"),
+        ({}, {"spool_dir": "~nosuch/spool"}, PathError, "path ~nosuch/spool: .*absolute"),
         ({"TALLYMARK_DISABLED": "maybe"}, {}, SettingError, "TALLYMARK_DISABLED"),
     ],
 )
@@ -155,19 +158,47 @@ class Unreadable(dict[str, Any]):
         raise RuntimeError("do not look")
 
 
-@pytest.mark.parametrize(
-    "given", [None, "event", 5, [], {}, {"type": 5}, Usage, Unreadable({"type": "usage"})]
-)
+class Evasive:
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("do not ask")
+
+
+class Frozen(Usage, frozen=True):  # type: ignore[misc]
+    """Of which no copy can be completed."""
+
+
+NO_EVENTS: list[Any] = [
+    None,
+    "event",
+    5,
+    [],
+    {},
+    {"type": 5},
+    Usage,
+    Unreadable({"type": "usage"}),
+    Frozen(),
+    # pytest asks what it is.
+    Evasive,
+]
+
+
+@pytest.mark.parametrize("given", NO_EVENTS)
 def test_what_is_no_event_is_dropped_counted_and_said_once(
     make: Make, given: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = make()
+    if given is Evasive:
+        given = Evasive()
     assert not recorder.emit(given)
     assert not recorder.emit(given)
     stats = recorder.stats()
     assert (stats.dropped, stats.ignored) == ({"not_an_event": 2}, {"event": 2})
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("tallymark cannot record a ")
+    with pytest.raises(UsageError, match="^cannot record a "):
+        recorder.emit_before_flush(given)
+    assert queued(recorder) == []
 
 
 def test_recording_after_close_is_said_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,6 +217,9 @@ def test_recording_after_close_is_said_once(make: Make, caplog: pytest.LogCaptur
         (Usage(attrs={"x": object()}), "cannot be encoded"),
         (Usage(attrs={"x": "\ud800"}), "cannot be encoded"),
         (Usage(attrs={"x": "y" * 70_000}), "the limit is 65536"),
+        (Usage(input_tokens=-5), "input_tokens"),
+        (Usage(project="other"), "`project` is 'other', the sender's is 'spotter'"),
+        ({"type": "usage", "input_tokens": "x"}, "input_tokens"),
     ],
 )
 def test_what_is_to_be_durable_and_cannot_be_is_the_callers_fault(
@@ -257,6 +291,56 @@ def test_runs_without_a_session_share_one_that_is_begun_by_the_first(make: Make)
     assert (end.session_id, end.status) == (start.session_id, "complete")
 
 
+def test_a_run_that_begins_while_another_begins_the_session_belongs_to_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = make()
+    seen: list[str] = []
+    say = recorder._say_session_start
+
+    def say_late(session_id: str, session_type: Any) -> None:
+        # As if another thread, or a signal handler, came right here.
+        seen.append(recorder.default_session())
+        say(session_id, session_type)
+
+    class Between(dict[str, object]):
+        def setdefault(self, key: str, value: Any = None) -> Any:
+            first = super().setdefault(key, value)
+            if first is value:
+                seen.append(recorder.default_session())
+            return first
+
+    monkeypatch.setattr(recorder, "_say_session_start", say_late)
+    recorder._session_beginners = Between()
+    seen.append(recorder.default_session())
+    (start,) = of_kind(recorder, SessionStart)
+    assert seen == [start.session_id] * 3
+
+
+def test_a_child_that_was_forked_while_the_session_began_has_its_own(make: Make) -> None:
+    recorder = make()
+    recorder._session_beginners[recorder.incarnation] = object()
+    recorder.delivery.begin_again_in_child()
+    recorder.delivery._intake.quiet = False
+    session_id = recorder.default_session()
+    assert [start.session_id for start in of_kind(recorder, SessionStart)] == [session_id]
+    recorder._end_own_session()
+    assert [end.session_id for end in of_kind(recorder, SessionEnd)] == [session_id]
+
+
+def test_values_of_derived_types_become_plain(make: Make) -> None:
+    recorder = make(project=Text("p"), source=Text("s"))
+    assert (type(recorder.project), type(recorder.source)) == (str, str)
+    recorder.start_session(Text("continuation"))  # type: ignore[arg-type]
+    recorder.end_session(Text("s-1"), Text("error"))  # type: ignore[arg-type]
+    (start,) = of_kind(recorder, SessionStart)
+    (end,) = of_kind(recorder, SessionEnd)
+    assert type(start.session_type) is type(end.session_id) is type(end.status) is str
+    assert (start.session_type, end.session_id, end.status) == ("continuation", "s-1", "error")
+    recorder.emit_before_flush(Usage(agent_name=Text("coding")))
+    assert recorder.stats().ignored == {}
+
+
 def test_a_session_of_the_environment_is_neither_begun_nor_ended(make: Make) -> None:
     recorder = make({"TALLYMARK_SESSION_ID": "s-env", "TALLYMARK_PARENT_RUN_ID": "r-env"})
     with Run(recorder, "coding"), Run(recorder, "inner"):
@@ -303,6 +387,38 @@ def test_what_a_child_process_needs(make: Make, tmp_path: Path) -> None:
     assert "TALLYMARK_SOCKET" not in make(socket=None).environment_for("s", "r")
     found = make(spool_dir=tmp_path / "kept").environment_for("s", "r")
     assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"env": {"HOME": ""}},
+        {"socket": "~nosuch/x.sock"},
+        {"spool_dir": "~nosuch"},
+        {"socket": "/" + "x" * 200},
+        {"project": "two\nlines"},
+        {"source": "\n"},
+    ],
+)
+def test_disabled_it_looks_for_nothing(
+    make: Make, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tallymark.paths.project_of_directory", None)
+    monkeypatch.setattr("tallymark.paths.state_dir", None)
+    arguments: dict[str, Any] = {"env": {}, "socket": None} | given
+    recorder = make({**arguments.pop("env"), "TALLYMARK_DISABLED": "1"}, **arguments)
+    assert recorder.disabled
+    with Run(recorder, "coding") as run:
+        assert run.environment()["TALLYMARK_PARENT_RUN_ID"] == run.run_id
+
+
+def test_a_child_in_another_directory_finds_what_a_variable_said(
+    make: Make, tmp_path: Path
+) -> None:
+    variables = {"TALLYMARK_STATE_DIR": "../run", "TALLYMARK_SPOOL_DIR": "kept"}
+    found = make(variables, socket=None).environment_for("s", "r")
+    assert found["TALLYMARK_SOCKET"] == str(tmp_path / "run" / "run" / "tallymark.sock")
+    assert found["TALLYMARK_SPOOL_DIR"] == str(tmp_path / "spotter" / "kept")
 
 
 def test_disabled_it_does_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from tallymarkd.core.layout import Layout
 from tallymarkd.core.ledger import Loss
 from tallymarkd.core.recovery_report import (
     REPORTS_MAX,
+    Counted,
     RecoveryHistory,
     RecoveryReport,
     damage_text,
@@ -27,10 +28,19 @@ ALICE = f"producer {PRODUCERS[0]}"
 WHERE = "segment 3, bytes 8192 to 8292"
 
 
-def a_damage(start: int = 8192, *, torn: bool = False, numbers: int = 2) -> Damage:
+def a_damage(
+    start: int = 8192,
+    *,
+    torn: bool = False,
+    numbers: int = 2,
+    events: int = 0,
+    reason: str = "rot",
+    segment: int = 3,
+) -> Damage:
     return Damage(
-        segment=3, start=start, end=start + 100, from_lsn=5, through_lsn=4 + numbers, torn=torn,
-        reason="rot", producer=producer_bytes(PRODUCERS[0]), from_seq=2, through_seq=3,
+        segment=segment, start=start, end=start + 100, from_lsn=5, through_lsn=4 + numbers,
+        torn=torn, reason=reason, producer=producer_bytes(PRODUCERS[0]), from_seq=2,
+        through_seq=3, events=events,
     )  # fmt: skip
 
 
@@ -47,7 +57,15 @@ def a_damage(start: int = 8192, *, torn: bool = False, numbers: int = 2) -> Dama
         ),
         (
             a_damage(),
-            f"corrupt: {WHERE}: rot; numbers 5 to 6 of {ALICE} (seq 2 to 3) cannot be read",
+            f"corrupt: {WHERE}: rot; cannot be read: numbers 5 to 6 of {ALICE} (seq 2 to 3)",
+        ),
+        (
+            a_damage(reason="restored on D", segment=0, events=2),
+            f"restored on D; not in the backup: numbers 5 to 6 of {ALICE} (seq 2 to 3)",
+        ),
+        (
+            a_damage(reason="restored on D", segment=0),
+            f"restored on D; never used: numbers 5 to 6 of {ALICE} (seq 2 to 3)",
         ),
     ],
 )
@@ -114,3 +132,46 @@ def test_what_cannot_be_kept_is_told_and_the_former_stays(
     assert kept.at == "1"
     assert "cannot keep the account" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["recovery.json"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (3, "the index still has their keys, so no repeat counts again"),
+        (0, "no key of theirs is left, so a repeat of one that had a key counts again"),
+    ],
+)
+def test_history_that_the_totals_have_in_words(keys: int, text: str) -> None:
+    damage = a_damage(events=2)
+    counted = Counted(from_lsn=5, through_lsn=6, keys=keys)
+    gone = f"2 events, numbers 5 to 6 of {ALICE} (seq 2 to 3)"
+
+    assert RecoveryReport(damage=[damage], counted=[counted]).lines() == [
+        f"history: {WHERE}: rot; gone from the history, and not from the totals: {gone}; {text}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "losses", "counted"),
+    [
+        (a_damage(), [], True),
+        (a_damage(), [Loss(reason="", from_lsn=7, through_lsn=9)], True),
+        (a_damage(), [Loss(reason="", from_lsn=6, through_lsn=9)], False),
+        (a_damage(torn=True), [], False),
+        (a_damage(numbers=0), [], False),
+        (a_damage(reason="restored on D", segment=0), [], False),
+    ],
+)
+def test_what_no_loss_names_the_totals_have(
+    damage: Damage, losses: list[Loss], counted: bool
+) -> None:
+    assert RecoveryHistory().is_counted(damage, losses) == counted
+
+
+def test_what_was_told_when_it_was_found_is_believed_later() -> None:
+    lost, kept = a_damage(1), a_damage(2, numbers=9)
+    numbers = Counted(from_lsn=kept.from_lsn, through_lsn=kept.through_lsn, keys=0)
+    history = RecoveryHistory(reports=[RecoveryReport(damage=[lost, kept], counted=[numbers])])
+
+    assert not history.is_counted(lost, [])
+    assert history.is_counted(kept, [Loss(reason="", from_lsn=1, through_lsn=99)])

@@ -355,6 +355,13 @@ def test_an_index_that_was_deleted_is_rebuilt(root: Path) -> None:
 
     assert known_after(core) == ALL_KEYS
     assert without_lsn(image(core.books)) == without_lsn(before)
+    assert (core.report.index_rebuilt, core.report.index_reason) == (True, "there was none")
+
+
+def test_of_a_new_directory_no_index_is_made_anew(root: Path) -> None:
+    core = Core(root)
+    assert (core.report.index_rebuilt, core.report.index_reason) == (False, "")
+    core.crash()
 
 
 @pytest.mark.parametrize(

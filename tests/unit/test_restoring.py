@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tallymark.errors import DamagedError, NewerFormatError, PathError, StorageError
 from tallymark.fs import OsFileSystem
@@ -33,7 +34,8 @@ from tests.damaged_states import tree
 from tests.faulty_fs import FaultyFs, Killed
 from tests.state_dirs import SERVER_UUID, Core, a_history, again
 
-LACKING = "restored from the backup of 2026-01-02T12:00:00.000Z; what was acknowledged after it "
+ORIGIN = "restored on 2026-01-03 12:00:00 UTC from the backup of 2026-01-02T12:00:00.000Z"
+LACKING = f"{ORIGIN}; what was acknowledged after it is not there"
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +117,9 @@ def test_what_the_replaced_state_had_more_is_named(tmp_path: Path) -> None:
     backup, root = a_backup(tmp_path), tmp_path / "state"
     core = again(root)
     seq = core.next_seq(PRODUCERS[0])
-    core.put(run_end(500), usage("new"))
+    core.put(run_end(500), usage("new"), usage("new"), usage(input_tokens=-1))
     core.put(run_end(501))
+    core.put(usage("new"), usage(input_tokens=-1))
     core.put(run_end(502), project="other", producer=PRODUCERS[1])
     core.crash()
 
@@ -125,39 +128,70 @@ def test_what_the_replaced_state_had_more_is_named(tmp_path: Path) -> None:
     assert report.lacks == 4
     losses = read_only(OsFileSystem(), root).server.ledger.losses
     assert [(each.producer, each.from_seq, each.through_seq, each.events) for each in losses] == [
-        (PRODUCERS[0], seq, seq + 1, 3),
+        (PRODUCERS[0], seq, seq + 2, 3),
         (PRODUCERS[1], losses[1].from_seq, losses[1].from_seq, 1),
     ]
-    assert all(each.reason.startswith(LACKING) for each in losses)
+    assert all(each.reason == LACKING for each in losses)
     assert read_only(OsFileSystem(), root).server.ledger.lost == 4
     (told,) = read_history(OsFileSystem(), Layout(root)).reports
     assert (told.new_losses, told.losses) == (2, losses)
     found = verify(OsFileSystem(), root)
     assert (found.verdict, found.findings, len(found.known)) == ("whole", [], 2)
+    assert found.known[0] == (
+        f"{LACKING}; not in the backup: numbers {losses[0].from_lsn} to {losses[0].through_lsn} "
+        f"of producer {PRODUCERS[0]} (seq {seq} to {seq + 2})"
+    )
 
 
-def test_nothing_is_told_where_the_replaced_state_had_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("repeated", [False, True])
+def test_nothing_is_lost_where_the_replaced_state_had_stored_no_more(
+    tmp_path: Path, repeated: bool
+) -> None:
     backup, root = a_backup(tmp_path), tmp_path / "state"
+    if repeated:
+        core = again(root)
+        core.put(usage("same-key"), usage("same-key"), usage(input_tokens=-1))
+        core.crash()
 
     report = restored(backup, root, replace=True)
 
     assert report.lacks == 0
     assert read_only(OsFileSystem(), root).server.ledger.losses == []
-    assert verify(OsFileSystem(), root).known == []
+    found = verify(OsFileSystem(), root)
+    assert (found.findings, found.known) == ([], [])
 
 
-def test_where_nothing_shows_how_much_is_lacking_that_is_said(made: Path, tmp_path: Path) -> None:
-    for root in (tmp_path / "new", tmp_path / "others"):
-        if root.name == "others":
-            Core(root).crash()
-            shutil.rmtree(root / "journal")
-        report = restored(made, root, replace=True)
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("name", ["new", "others"])
+def test_where_nothing_shows_how_much_is_lacking_that_is_said(
+    made: Path, tmp_path: Path, name: str, live: bool
+) -> None:
+    """Of a daemon that was stopped nothing is lacking, as of its stop: so nothing is lost."""
+    backup, root = tmp_path / "backup", tmp_path / name
+    shutil.copytree(made, backup)
+    manifest = read_manifest(OsFileSystem(), backup)
+    (backup / MANIFEST_NAME).write_bytes(encode_manifest(replace(manifest, live=live)))
+    if name == "others":
+        Core(root).crash()
+        shutil.rmtree(root / "journal")
 
-        assert report.lacks is None
-        (loss,) = read_only(OsFileSystem(), root).server.ledger.losses
-        assert loss.reason.startswith(LACKING)
-        assert (loss.events, loss.producer) == (0, "")
-        assert read_only(OsFileSystem(), root).server.ledger.lost == 0
+    report = restored(backup, root, replace=True)
+
+    assert report.lacks is None
+    server = read_only(OsFileSystem(), root).server
+    assert server.ledger.lost == 0
+    (account,) = read_history(OsFileSystem(), Layout(root)).reports
+    found = verify(OsFileSystem(), root)
+    assert (found.verdict, found.findings) == ("whole", [])
+    if live:
+        (loss,) = server.ledger.losses
+        assert (loss.events, loss.producer, loss.reason) == (0, "", LACKING)
+        numbers = f"numbers {loss.from_lsn} to {loss.through_lsn}"
+        assert found.known == [f"{LACKING}; never used: {numbers}"]
+    else:
+        complete = f"{ORIGIN}, which is complete: tallymarkd was stopped"
+        assert (account.restored, account.new_losses) == (complete, 0)
+        assert (server.ledger.losses, found.known, found.notes) == ([], [], [complete])
 
 
 def test_a_producer_that_knows_more_can_go_on(tmp_path: Path) -> None:

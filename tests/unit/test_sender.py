@@ -17,6 +17,7 @@ from tallymark.errors import DeliveryError, FlushTimeout, RefusedError
 from tallymark.events import Usage
 from tallymark.protocol.messages import Ack, Publish, Skip
 from tallymark.settings import Settings
+from tallymark.transport.unreachable import NOT_LET_IN
 from tests.fake_daemon import LIMITS, FakeDaemon, until
 
 QUICK: dict[str, Any] = {
@@ -281,6 +282,26 @@ def test_another_program_at_the_socket(daemon: FakeDaemon, make: Make) -> None:
     delivery = make()
     put(delivery, 1)
     until(lambda: "not tallymarkd" in delivery.trouble or "broke" in delivery.trouble)
+    daemon.first_words = None
+    delivery.flush(FLUSH_SECONDS)
+    assert ids(daemon) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("cannot serve you now: 10 connections are open", ""),
+        ("cannot serve uid 1: this daemon serves uid 0 and root", f"; {NOT_LET_IN}"),
+    ],
+)
+def test_a_daemon_that_turns_connections_away_is_heard(
+    daemon: FakeDaemon, make: Make, line: str, said: str
+) -> None:
+    daemon.first_words = line.encode() + b"\n"
+    delivery = make()
+    put(delivery, 1)
+    until(lambda: delivery.trouble)
+    assert delivery.trouble.endswith(f"it turned the connection away: {line}{said}")
     daemon.first_words = None
     delivery.flush(FLUSH_SECONDS)
     assert ids(daemon) == ["0"]

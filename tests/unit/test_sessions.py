@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tallymark import AsyncClient, Client, current_run
+from tests.derived import Text
 from tests.fake_daemon import FakeDaemon
 
 SECONDS = 60.0
@@ -110,11 +111,13 @@ def test_an_exception_ends_it_as_an_error_and_goes_on(
 
 def test_it_may_be_continued(daemon: FakeDaemon, client: Client) -> None:
     with client.track_session() as session:
-        session.set_status("continue")
+        session.set_status(Text("continue"))  # type: ignore[arg-type]
         session.set_status("splendid")  # type: ignore[arg-type]
     (end,) = events(client, daemon, "session.end")
     assert end["status"] == "continue"
     assert client.stats().ignored == {"session_status": 1}
+    session.set_status("error")
+    assert client.stats().ignored == {"session_status": 1, "not_open": 1}
 
 
 def test_the_same_object_again_is_another_session(daemon: FakeDaemon, client: Client) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tallymark.errors import DamagedError
+from tallymark.errors import DamagedError, StorageError
 from tallymark.fs import OsFileSystem
 from tallymark.protocol import messages
 from tallymark.protocol.messages import Publish, Skip
 from tallymark.protocol.outbox import FrozenBatch, Outbox
-from tallymark.spool import Spool, SpoolFull, spool_paths
+from tallymark.spool import Spool, SpoolFull, remove_unfinished, spool_paths
 from tallymark.spool_header import RECORDS_OFFSET, SpoolHeader
 from tests.faulty_fs import FaultyFs, Killed
 from tests.journals import flipped, zeroed
@@ -243,6 +243,23 @@ def test_without_room_it_is_as_it_was() -> None:
     assert [batch.seq for batch in read(adopted(disk.after_kill()))] == [1, 2]
 
 
+def test_what_has_no_room_is_not_even_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = create(MemoryFs())
+    sent = batches(4)
+    spool.append(sent[:1], WIDE)
+    each = spool.size_bytes - RECORDS_OFFSET
+    bytes_max = RECORDS_OFFSET + 3 * each
+    assert spool.room_for(sent[1:], bytes_max) == 2
+    assert spool.room_for(sent[1:], bytes_max - 1) == 1
+    assert spool.room_for([], 0) == 0
+    monkeypatch.setattr("tallymark.spool.append_record", None)
+    with pytest.raises(SpoolFull):
+        spool.append(sent[1:], bytes_max)
+    monkeypatch.undo()
+    spool.append(sent[1:3], bytes_max)
+    assert spool.size_bytes == bytes_max
+
+
 def test_a_spool_that_cannot_begin_leaves_nothing() -> None:
     disk = MemoryFs()
     fs = FaultyFs(disk)
@@ -254,6 +271,45 @@ def test_a_spool_that_cannot_begin_leaves_nothing() -> None:
         create(fs)
     assert disk.names(DIRECTORY) == []
     create(fs)
+
+
+def test_one_that_no_reader_would_take_is_not_begun() -> None:
+    fs = MemoryFs()
+    header = SpoolHeader(PRODUCER, "p", sockets=("/" + "x" * 5000,))
+    with pytest.raises(StorageError, match="too long for its header"):
+        Spool.create(fs, DIRECTORY, header)
+    assert fs.names(DIRECTORY) == []
+
+
+OTHER = PRODUCER.replace("1", "2")
+
+
+def test_what_was_left_by_one_who_died_while_beginning_is_removed_by_the_next() -> None:
+    disk = MemoryFs()
+    fs = FaultyFs(disk)
+    fs.kill(0, kind="replace")
+    with pytest.raises(Killed):
+        create(fs, producer=OTHER)
+    disk = disk.after_kill()
+    assert disk.names(DIRECTORY) == [f"{OTHER}.tmp"]
+    create(disk)
+    assert disk.names(DIRECTORY) == [PATH.name]
+
+
+def test_only_what_nobody_is_beginning_and_can_be_nothing_else_is_removed() -> None:
+    fs = MemoryFs()
+    fs.mkdir(DIRECTORY)
+    beginning = DIRECTORY / f"{OTHER}.tmp"
+    fd = fs.lock(beginning)
+    for name in ("notes.tmp", PRODUCER.upper() + ".tmp", PRODUCER):
+        fs.close(fs.create(DIRECTORY / name))
+    before = fs.names(DIRECTORY)
+    remove_unfinished(fs, DIRECTORY)
+    assert fs.names(DIRECTORY) == before
+    fs.close(fd)
+    remove_unfinished(fs, DIRECTORY)
+    assert fs.names(DIRECTORY) == sorted(set(before) - {beginning.name})
+    remove_unfinished(fs, DIRECTORY / "nowhere")
 
 
 def test_removed_it_is_gone_for_good() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import pytest
 
-from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.errors import DamagedError, NewerFormatError, StorageError
 from tallymark.spool_header import (
     FORMAT,
     MAGIC,
@@ -35,6 +36,14 @@ def test_it_comes_back_as_it_was(header: SpoolHeader) -> None:
     data = encode_header(header)
     assert len(data) == RECORDS_OFFSET
     assert decode_header(data) == header
+
+
+def test_a_header_that_no_reader_would_take_is_not_made() -> None:
+    room = RECORDS_OFFSET - 68 - 4
+    fitting = SpoolHeader(PRODUCER, "p" * (room - 6), "s" * 2, ("/s.x",), salt=b"x" * 8)
+    assert decode_header(encode_header(fitting)) == fitting
+    with pytest.raises(StorageError, match="cannot begin a spool: .* 1 bytes too long"):
+        encode_header(replace(fitting, project="p" * (room - 5)))
 
 
 def test_any_byte_that_changes_is_found() -> None:

@@ -129,6 +129,8 @@ def test_a_start_that_cannot_commit_is_not_ready(manager: NotifySocket) -> None:
 
 def test_a_reload_is_told_before_and_after(manager: NotifySocket) -> None:
     rig = Rig(Notifier(manager.address), 30.0)
+    rig.supervision.ready()
+    manager.next()
 
     def apply() -> None:
         assert manager.next()["RELOADING"] == "1"
@@ -139,8 +141,23 @@ def test_a_reload_is_told_before_and_after(manager: NotifySocket) -> None:
     assert manager.next() == {"READY": "1", "STATUS": "well"}
 
 
+def test_a_reload_during_a_start_says_nothing_of_being_ready(manager: NotifySocket) -> None:
+    rig = Rig(Notifier(manager.address), 30.0)
+    applied: list[bool] = []
+
+    rig.supervision.cannot_commit("the disk is full")
+    manager.next()
+    rig.supervision.reload(lambda: applied.append(True))
+
+    assert applied == [True]
+    assert not manager.pending()
+    assert rig.timers == []
+
+
 def test_the_monotonic_time_of_a_reload_is_told(manager: NotifySocket) -> None:
     rig = Rig(Notifier(manager.address), 30.0)
+    rig.supervision.ready()
+    manager.next()
     rig.supervision.reload(lambda: None)
 
     assert manager.next()["MONOTONIC_USEC"] == "5000"

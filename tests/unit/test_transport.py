@@ -15,6 +15,7 @@ from tallymark.errors import ConnectError, DeliveryError, RefusedError, ReplyTim
 from tallymark.paths import SOCKET_PATH_BYTES_MAX
 from tallymark.protocol.messages import Health, HealthReport, Query, Reply
 from tallymark.transport import READABLE, WOKEN, WRITABLE, Asking, Poller, Transport, ask
+from tallymark.transport.unreachable import NOT_LET_IN
 from tests.fake_daemon import FakeDaemon, until
 from tests.speed import with_enough_time
 
@@ -88,7 +89,18 @@ def test_permission_denied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Root is refused nothing, so the system is not asked.
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert "permission denied; it belongs to another user" in why([path])
+    denied = f"cannot reach tallymarkd at {path}: permission denied: it belongs to another user"
+    assert why([path]) == f"{denied}; {NOT_LET_IN}"
+    # Said once, behind everything that was tried.
+    other = path.with_name("2.sock")
+    assert why([path, other]) == (
+        f"{denied}; nor at {other}: permission denied: it belongs to another user; {NOT_LET_IN}"
+    )
+
+
+def test_a_daemon_of_another_user_that_answers(daemon: FakeDaemon, path: Path) -> None:
+    daemon.first_words = b"cannot serve uid 1: this daemon serves uid 0 and root\n"
+    assert why([path], 5).endswith(f"serves uid 0 and root; {NOT_LET_IN}")
 
 
 def test_each_of_several_sockets_is_told_of(tmp_path: Path) -> None:

@@ -95,6 +95,17 @@ SHAPES = [
         id="anthropic-with-thinking",
     ),
     pytest.param(
+        ANTHROPIC | {"input_tokens_details": None},
+        ANTHROPIC_COUNTS,
+        id="anthropic-with-openais-names",
+    ),
+    pytest.param(
+        OPENAI_RESPONSES
+        | {"prompt_tokens": None, "completion_tokens": None, "prompt_tokens_details": None},
+        OPENAI_COUNTS,
+        id="openai-responses-with-those-of-chat",
+    ),
+    pytest.param(
         {"prompt_tokens": 9, "total_tokens": 9}, TokenCounts(input_tokens=9), id="embedding"
     ),
 ]

@@ -28,9 +28,11 @@ class AsyncClient(Shell):
     """``Client`` for asyncio; see there for settings and guarantees.
 
     May be used from several loops and threads. A cancelled ``flush`` or
-    durable ``emit`` leaves its events pending; a cancelled ``close`` goes on
-    in its thread. Making one reads a few small files, to find the project,
-    unless ``project`` or ``TALLYMARK_PROJECT`` names it.
+    durable ``emit`` leaves its events pending, but for an ``emit`` that still
+    waited for room in a full queue: its event was not taken, and may be emitted
+    again. A cancelled ``close`` goes on in its thread. Making one reads a few
+    small files, to find the project, unless ``project`` or ``TALLYMARK_PROJECT``
+    names it.
     """
 
     async def emit(
@@ -92,7 +94,8 @@ class AsyncClient(Shell):
         except TimeoutError:
             raise delivery.flush_timeout(timeout_seconds or 0.0) from None
         finally:
-            waiter.abandoned = not done.done()
+            # Awaiting it was given up: by the timeout, or by whoever cancelled this task.
+            waiter.abandoned = done.cancelled() or not done.done()
         if waiter.error is not None:
             raise waiter.error
 

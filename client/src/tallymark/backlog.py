@@ -9,14 +9,15 @@ spool, what was frozen after it, what is queued.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from tallymark.batching import Batcher
 from tallymark.intake import DROP_TEXTS, DropReason, Intake, Waiter
+from tallymark.own_spool import MakeSpool, OwnSpool
 from tallymark.protocol.messages import Ack
 from tallymark.protocol.outbox import FrozenBatch, Outbox
-from tallymark.spool import Spool, SpoolFull
 
 log = logging.getLogger("tallymark")
 
@@ -25,9 +26,6 @@ FREEZE_BYTES_MAX = 512 * 1024
 
 REPORTED: tuple[DropReason, ...] = ("queue_full", "unencodable", "too_large", "not_an_event")
 """Losses that the daemon is told of; after the others there is nobody to tell it."""
-
-MakeSpool = Callable[[int], Spool]
-"""Makes this producer's spool, which begins with this seq. Raises ``SpoolFull``, ``OSError``."""
 
 
 class Backlog:
@@ -39,6 +37,7 @@ class Backlog:
         batch_events_max: int,
         make_spool: MakeSpool | None = None,
         spool_bytes_max: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sent = 0
         """Events sent at least once."""
@@ -49,11 +48,7 @@ class Backlog:
         """Events that are in the spool and not acknowledged."""
         self._intake = intake
         self._batcher = Batcher(batch_events_max)
-        self._make_spool = make_spool
-        self._spool_bytes_max = spool_bytes_max
-        self._spool: Spool | None = None
-        self._unremoved: list[Spool] = []
-        self._spool_failed = False
+        self._own = OwnSpool(make_spool, spool_bytes_max, self.warn_once, clock)
         self._outbox = Outbox()
         self._spooled_seq = 0
         """Batches through this seq are, or were, in the spool."""
@@ -72,7 +67,7 @@ class Backlog:
     def empty(self) -> bool:
         """Whether nothing is left to deliver, lost counts included."""
         intake = self._intake
-        return self._spool is None and not (
+        return self._own.spool is None and not (
             intake.queue or len(self._outbox) or self._unreported or intake.news
         )
 
@@ -110,6 +105,8 @@ class Backlog:
             waiter = waiters.popleft()
             waiter.through_event = self._frozen + len(self._intake.queue)
             self._unnumbered.append(waiter)
+        # Who asks now may have made room.
+        self._own.hurry()
         self._number_waiters()
 
     def _number_waiters(self) -> None:
@@ -160,7 +157,7 @@ class Backlog:
     @property
     def spill_due(self) -> bool:
         """Whether something is in memory alone that could be spooled."""
-        if self._spool_failed or self._make_spool is None:
+        if not self._own.due:
             return False
         return bool(self._intake.queue) or self._outbox.newest_seq > self._spooled_seq
 
@@ -172,12 +169,11 @@ class Backlog:
     @property
     def bound_to(self) -> str:
         """The ``server_id`` to which the spool is bound; empty for none."""
-        return "" if self._spool is None else self._spool.header.server_id
+        return "" if self._own.spool is None else self._own.spool.header.server_id
 
     def bind(self, server_id: str) -> None:
         """Before anything of the spool is sent: only this daemon may ever get it."""
-        if self._spool is not None:
-            self._try(lambda spool: spool.bind(server_id), self.first_seq)
+        self._own.bind(server_id)
 
     def spill(self) -> None:
         """Make what is in memory alone durable in the spool: all of it, or what there is room for.
@@ -185,12 +181,12 @@ class Backlog:
         The rest stays where it is, and without a spool everything does. Waiters whose
         events are spooled are let go.
         """
-        if self._spool_failed or self._make_spool is None:
+        if not self._own.usable:
             return
         self._freeze(len(self._intake.queue))
         if self._unreported:
             self._report_losses()
-        batches = self._append(self._outbox.newer(self._spooled_seq))
+        batches = self._own.append(self._outbox.newer(self._spooled_seq))
         if not batches:
             return
         events = sum(batch.events for batch in batches)
@@ -200,37 +196,9 @@ class Backlog:
         self._intake.settle(events)
         self._release()
 
-    def _append(self, batches: list[FrozenBatch]) -> list[FrozenBatch]:
-        """To the spool, as many as there is room for; gives those."""
-
-        def append(spool: Spool) -> None:
-            spool.append(batches, self._spool_bytes_max)
-
-        while batches and not self._spool_failed and not self._try(append, batches[0].seq):
-            batches = batches[: len(batches) // 2]
-        return [] if self._spool_failed else batches
-
-    def _try(self, write: Callable[[Spool], object], first_seq: int) -> bool:
-        """Write to the spool, which is made when there is none; whether that succeeded."""
-        if self._spool_failed or self._make_spool is None:
-            return False
-        try:
-            if self._spool is None:
-                self._spool = self._make_spool(first_seq)
-            write(self._spool)
-        except SpoolFull as error:
-            self.warn_once("spool full", f"{error}; events stay in memory")
-            return False
-        except OSError as error:
-            # What was synced before is whole; nothing more is written behind it.
-            self._spool_failed = True
-            self.warn_once("spool failed", f"cannot spool events: {error}; they stay in memory")
-            return False
-        return True
-
     def _refill(self, window_bytes: int) -> None:
         """Load from the spool what the window has room for."""
-        outbox, spool = self._outbox, self._spool
+        outbox, spool = self._outbox, self._own.spool
         if spool is None or not outbox.holding:
             return
         try:
@@ -248,41 +216,26 @@ class Backlog:
 
     def _retire_spool(self) -> None:
         """Remove the spool when everything in it is acknowledged."""
-        spool = self._spool
-        if spool is None or self._outbox.acknowledged_seq < self._spooled_seq:
+        if self._own.spool is None or self._outbox.acknowledged_seq < self._spooled_seq:
             return
         self._outbox.release()
-        self._spool = None
         # What was acknowledged without having been loaded again.
         self.acknowledged += self.spooled
         self.spooled = 0
-        try:
-            spool.remove()
-        except OSError as error:
-            # Still locked: nobody may speak in the name of a producer that lives.
-            self._unremoved.append(spool)
-            self.warn_once("spool kept", f"cannot remove {spool.path}: {error}")
+        self._own.retire()
 
     @property
     def may_be_forgotten(self) -> bool:
         """Whether no spool is left, whose events would count again without the mark."""
-        return self.empty and not self._unremoved
+        return self.empty and not self._own.unremoved
 
     def forget_spool(self) -> None:
         """In a forked child: it is the parent's."""
-        for spool in (self._spool, *self._unremoved):
-            if spool is not None:
-                spool.forget()
-        self._spool = None
+        self._own.forget()
 
     def leave_spool(self) -> None:
         """At the end: whoever comes next delivers it."""
-        if self._spool is not None and not self._spool_failed:
-            self._spool.seal()
-        for spool in (self._spool, *self._unremoved):
-            if spool is not None:
-                spool.close()
-        self._spool = None
+        self._own.leave()
 
     # Sending and settling.
 
@@ -318,8 +271,7 @@ class Backlog:
 
     def _settle(self, gone: list[FrozenBatch]) -> None:
         self._count_acknowledged(gone)
-        if self._spool is not None:
-            self._retire_spool()
+        self._retire_spool()
         self._release()
 
     def _count_acknowledged(self, gone: Iterable[FrozenBatch]) -> None:

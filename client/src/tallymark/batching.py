@@ -10,6 +10,7 @@ import msgspec
 from tallymark.events import EVENT_BYTES_MAX
 from tallymark.intake import DropReason
 from tallymark.protocol.outbox import BATCH_BYTES_MAX
+from tallymark.texts import plain
 
 BATCH_BYTES_TARGET = 60 * 1024
 """Size at which a batch is big enough: its price per event hardly falls any more, its
@@ -26,7 +27,7 @@ class Batcher:
 
     def __init__(self, batch_events_max: int) -> None:
         self._batch_events_max = batch_events_max
-        self._encoder = msgspec.msgpack.Encoder()
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=plain)
         self._event_bytes = EVENT_BYTES_GUESS
 
     @property

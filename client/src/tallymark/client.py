@@ -28,10 +28,11 @@ class Client(Shell):
     After a fork the child's client is another producer with an empty queue.
 
     ``project`` is by default ``TALLYMARK_PROJECT``, else that of the working
-    directory; ``socket`` is ``TALLYMARK_SOCKET``, else the user's daemon's,
-    else the system's. What cannot be delivered goes to ``spool_dir``: by default
-    ``TALLYMARK_SPOOL_DIR``, else below the user's state directory. It is delivered
-    later, by this client, the next one of this user, or the daemon. ``source`` names
+    directory; ``socket`` is ``TALLYMARK_SOCKET``, else the one in
+    ``TALLYMARK_STATE_DIR``, else the user's daemon's, else the system's. What cannot
+    be delivered goes to ``spool_dir``: by default ``TALLYMARK_SPOOL_DIR``, else below
+    the user's state directory. It is delivered later, by this client, the next one of
+    this user, or the daemon. ``source`` names
     the program that records. The other settings are those of ``settings.Settings``.
     With ``TALLYMARK_DISABLED=1`` a client does nothing at all.
 
@@ -57,9 +58,9 @@ class Client(Shell):
         Queued: True when the event was taken, False when it was dropped (and
         counted). Durable: returns when it is; raises ``FlushTimeout`` after
         ``timeout`` seconds (it is still pending then and must not be emitted
-        again), ``UsageError`` for an event that could not be recorded ever,
-        another ``DeliveryError`` when it was not taken, as when the queue stayed
-        full for so long, or never will arrive.
+        again), ``UsageError`` for an event that could not be recorded ever, since
+        the daemon would reject it, another ``DeliveryError`` when it was not taken,
+        as when the queue stayed full for so long, or never will arrive.
         """
         if not durable:
             return self._recorder.emit(event)

@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from tallymark.client import Client
+from tallymark.context import is_clean_exit
 from tallymark.errors import DeliveryError
 from tallymark.events import RunStatus, SessionStatus, SessionType
 from tallymark.runs import Run
@@ -44,7 +45,11 @@ TaskCallback = Callable[[str, dict[str, Any]], object]
 
 
 class AgentTracker:
-    """One run, as ``track_agent`` gives it. Its attributes may be changed until its end."""
+    """One run, as ``track_agent`` gives it.
+
+    Its attributes may be changed until its end, but for ``event_id``, ``session_id`` and
+    ``started_at``, which are recorded as they were.
+    """
 
     def __init__(self, run: Run, agent_name: str, ticket_key: str, model_used: str) -> None:
         self._run = run
@@ -122,26 +127,48 @@ class AgentTracker:
             "output_tokens": self.output_tokens,
             "total_tokens": self.input_tokens + self.output_tokens,
             "estimated_cost_usd": 0.0,
-            "artifacts": list(self.artifacts),
+            "artifacts": _listed(self.artifacts),
             "error_message": self.error_message,
             "model_used": self.model_used,
-            "file_changes": list(self.file_changes),
+            "file_changes": _listed(self.file_changes),
         }
 
     def hand_over(self) -> None:
-        """Give the run everything that was collected. For ``track_agent``."""
+        """Give the run everything that was collected. For ``track_agent``.
+
+        The attributes hold what the program put there: what cannot be used is ignored,
+        and counted, alone.
+        """
+        for part in (self._hand_over_run, self._hand_over_artifacts, self._hand_over_files):
+            try:
+                part()
+            # Its values are the program's: to look at them may fail in any way.
+            except Exception as error:  # noqa: BLE001
+                self._run._recording.ignore(
+                    "tracker",
+                    f"tallymark ignored some of an AgentTracker's attributes: {describe(error)}",
+                )
+
+    def _hand_over_run(self) -> None:
         run = self._run
+        run._rename(agent_name=self.agent_name, ticket_key=self.ticket_key, model=self.model_used)
         run.add_tokens(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
-        changed = [f"file:{each['change_type']}:{each['path']}" for each in self.file_changes]
-        # A program may have named a changed file both ways.
-        for artifact in (
-            *self.artifacts,
-            *(file for file in changed if file not in self.artifacts),
-        ):
-            run.add_artifact(artifact)
         if self.error_message:
             run.set_error(self.error_message)
         run.set_status(self.status)
+
+    def _hand_over_artifacts(self) -> None:
+        for artifact in self.artifacts:
+            self._run.add_artifact(artifact)
+
+    def _hand_over_files(self) -> None:
+        named = _listed(self.artifacts)
+        for each in self.file_changes:
+            path = each.get("path")
+            file = f"file:{each.get('change_type') or 'changed'}:{path}" if path else ""
+            # A program may have named a changed file both ways.
+            if file not in named:
+                self._run.add_artifact(file)
 
 
 class AgentMetricsCollector:
@@ -203,8 +230,9 @@ class AgentMetricsCollector:
         self._tell_task("task_started", tracker)
         try:
             yield
-        except Exception as error:
-            tracker.set_error(str(error) or describe(error))
+        except BaseException as error:
+            if not is_clean_exit(error):
+                tracker.set_error(_said(error))
             raise
         finally:
             tracker.hand_over()
@@ -251,21 +279,41 @@ class AgentMetricsCollector:
 
     def _tell(self, tracker: AgentTracker) -> None:
         for callback in list(self._events):
-            _call(callback, tracker.finalize())
-        kind = "task_completed" if tracker.status == "success" else "task_failed"
-        self._tell_task(kind, tracker)
+            with _guarded():
+                callback(tracker.finalize())
+        with _guarded():
+            kind = "task_completed" if tracker.status == "success" else "task_failed"
+            self._tell_task(kind, tracker)
 
     def _tell_task(self, kind: str, tracker: AgentTracker) -> None:
         for callback in list(self._tasks):
-            _call(callback, kind, tracker.finalize())
+            with _guarded():
+                callback(kind, tracker.finalize())
 
 
-def _call(callback: Callable[..., object], *args: object) -> None:
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
     try:
-        callback(*args)
-    # It is the program's own code, and recording must go on.
+        yield
+    # It is the program's own code and values, and recording must go on.
     except Exception:
         log.exception("a callback of AgentMetricsCollector failed")
+
+
+def _listed(values: Any) -> list[Any]:
+    """A list of its own, of what should be one and may be anything."""
+    return list(values) if isinstance(values, list | tuple) else []
+
+
+def _said(error: BaseException) -> str:
+    """The exception's text, as the original recorded it; its type where it has none, or a
+    text that means nothing by itself."""
+    try:
+        text = str(error) if isinstance(error, Exception) else ""
+    # Its __str__ is foreign code.
+    except Exception:  # noqa: BLE001
+        text = ""
+    return text or describe(error)
 
 
 def _plain(state: DashboardState) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from tallymark.backlog import Backlog
@@ -9,7 +10,7 @@ from tallymark.protocol import messages
 from tallymark.protocol.connection import ClientConnection, State
 from tallymark.protocol.framing import frame
 from tallymark.protocol.messages import Goodbye, Limits, ServerMessage, Skip
-from tallymark.transport import Transport
+from tallymark.transport import Transport, turned_away
 
 WINDOW_BYTES_MAX = 8 * 1024 * 1024
 """Most unacknowledged bytes, unless the daemon allows less."""
@@ -17,7 +18,8 @@ WINDOW_BYTES_MAX = 8 * 1024 * 1024
 
 class Conversation:
     """Not thread-safe. Whatever sends or receives raises ``OSError`` when it is over,
-    and ``ProtocolError`` when the other side is no tallymarkd."""
+    ``ProtocolError`` when the other side is no tallymarkd, and ``ConnectError`` when it
+    is one that does not let this user in."""
 
     def __init__(self, transport: Transport, welcome_by: float) -> None:
         self.transport = transport
@@ -41,7 +43,9 @@ class Conversation:
     def begin(self, *, producer: str, project: str, client: str) -> None:
         """Say Hello."""
         hello = self._connection.start(producer=producer, project=project, client=client)
-        self.transport.send(hello)
+        # Whoever turns connections away has hung up already; what it said is to be read yet.
+        with contextlib.suppress(BrokenPipeError):
+            self.transport.send(hello)
 
     def agree(self, limits: Limits) -> None:
         """Take the daemon's limits."""
@@ -66,6 +70,8 @@ class Conversation:
         data = self.transport.receive()
         if data is None:
             return []
+        if self._connection.welcome is None and (error := turned_away(self.path, data)):
+            raise error
         return self._connection.receive(data) if data else None
 
     def say_goodbye(self) -> None:

@@ -21,6 +21,8 @@
 
 from __future__ import annotations
 
+import functools
+
 
 class TallymarkError(Exception):
     """Base of every exception that tallymark raises on purpose."""
@@ -43,7 +45,16 @@ class DeliveryError(TallymarkError):
 
 
 class ConnectError(DeliveryError):
-    """No tallymarkd answers at the socket: absent, stopped, or another program."""
+    """No tallymarkd answers at the socket: absent, stopped, or another program.
+
+    ``message`` says what could not be done and why. ``remedy`` says what to do, where
+    that is something else than to start tallymarkd; it is part of the text then.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.message = message
+        self.remedy = remedy
 
 
 class RefusedError(DeliveryError):
@@ -52,6 +63,10 @@ class RefusedError(DeliveryError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Raised in a worker of a process pool, it travels to who waits for that.
+        return type(self), (self.code, *self.args), vars(self)
 
 
 class ReplyTimeout(DeliveryError):
@@ -68,6 +83,10 @@ class FlushTimeout(DeliveryError):
     def __init__(self, message: str, *, pending_events: int) -> None:
         super().__init__(message)
         self.pending_events = pending_events
+
+    def __reduce__(self) -> tuple[object, ...]:
+        make = functools.partial(type(self), pending_events=self.pending_events)
+        return make, self.args, vars(self)
 
 
 class ProtocolError(TallymarkError):

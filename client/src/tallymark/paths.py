@@ -6,7 +6,9 @@ or changed here, and git is never run: its files are read.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ from tallymark.errors import PathError
 
 PROJECT_VARIABLE = "TALLYMARK_PROJECT"
 SOCKET_VARIABLE = "TALLYMARK_SOCKET"
-
+STATE_DIR_VARIABLE = "TALLYMARK_STATE_DIR"
 SPOOL_DIR_VARIABLE = "TALLYMARK_SPOOL_DIR"
 
 SYSTEM_STATE_DIR = Path("/var/lib/tallymark")
@@ -33,15 +35,50 @@ UNNAMED_PROJECT = "unnamed"
 GIT_FILE_BYTES_MAX = 4096
 
 
+WRONG_PATH = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""What the system says of a path that cannot be right."""
+
+
+def is_wrong(error: OSError) -> bool:
+    """Whether the path itself is wrong, so that trying again later would not help."""
+    return error.errno in WRONG_PATH
+
+
 def state_dir(env: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The user's state directory, whether or not it exists."""
-    home = Path(env["HOME"]) if env.get("HOME") else Path("~").expanduser()
-    if platform == "darwin":
-        return home / "Library" / "Application Support" / "tallymark"
+    """The user's state directory, whether or not it exists. Raises ``PathError`` for a
+    user who has no home."""
     given = env.get("XDG_STATE_HOME", "")
     # The XDG specification has relative paths ignored.
-    base = Path(given) if given.startswith("/") else home / ".local" / "state"
-    return base / "tallymark"
+    if platform != "darwin" and given.startswith("/"):
+        return Path(given) / "tallymark"
+    home = Path(env["HOME"]) if env.get("HOME") else expanded("~")
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "tallymark"
+    return home / ".local" / "state" / "tallymark"
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with its ``~`` replaced. Raises ``PathError`` when nobody knows by what."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PathError(
+            f"cannot use path {path}: {error}; set HOME, or give an absolute path"
+        ) from None
+
+
+def said_state_dir(env: Mapping[str, str]) -> Path | None:
+    """The state directory that ``TALLYMARK_STATE_DIR`` names; None when it names none."""
+    said = env.get(STATE_DIR_VARIABLE, "")
+    return absolute(said) if said else None
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path as the daemon reads it in its settings: spools name its socket by it.
+
+    Raises ``PathError`` for a ``~`` that leads nowhere.
+    """
+    return Path(os.path.normpath(expanded(path).absolute()))
 
 
 def socket_path(directory: Path) -> Path:
@@ -51,9 +88,12 @@ def socket_path(directory: Path) -> Path:
 
 def spool_dir(explicit: str | os.PathLike[str] | None, env: Mapping[str, str]) -> Path:
     """Where clients keep what they cannot deliver: the argument, else
-    ``TALLYMARK_SPOOL_DIR``, else ``spool`` in the user's state directory."""
+    ``TALLYMARK_SPOOL_DIR``, else ``spool`` in the user's state directory.
+
+    Raises ``PathError`` for a ``~`` that leads nowhere.
+    """
     chosen = os.fspath(explicit) if explicit is not None else env.get(SPOOL_DIR_VARIABLE, "")
-    return Path(chosen).expanduser().absolute() if chosen else state_dir(env) / "spool"
+    return expanded(chosen).absolute() if chosen else state_dir(env) / "spool"
 
 
 def check_socket_path(path: Path) -> Path:
@@ -72,12 +112,16 @@ def socket_candidates(
 ) -> list[Path]:
     """Sockets to try, in order.
 
-    The explicit one alone; else ``TALLYMARK_SOCKET`` alone; else the user's
-    and then the system's. Raises ``PathError`` for a chosen path that is too long.
+    The explicit one alone; else ``TALLYMARK_SOCKET`` alone; else the one in
+    ``TALLYMARK_STATE_DIR`` alone; else the user's and then the system's. Raises
+    ``PathError`` for a chosen path that is too long.
     """
-    chosen = os.fspath(explicit) if explicit is not None else env.get(SOCKET_VARIABLE, "")
+    chosen = explicit or env.get(SOCKET_VARIABLE, "")
     if chosen:
-        return [check_socket_path(Path(chosen).expanduser().absolute())]
+        return [check_socket_path(absolute(chosen))]
+    said = said_state_dir(env)
+    if said is not None:
+        return [check_socket_path(socket_path(said))]
     return [socket_path(state_dir(env)), SYSTEM_SOCKET]
 
 
@@ -103,9 +147,10 @@ def project_of_directory(path: Path) -> str:
     directory's own name.
     """
     path = path.absolute()
-    if not path.is_dir():
+    # Here and below, what may not be looked at is as if it were not there.
+    if not os.path.isdir(path):
         return _text(path)
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     for folder in (path, *path.parents):
         name = _repository_name(folder)
         if name:
@@ -116,7 +161,7 @@ def project_of_directory(path: Path) -> str:
 def _repository_name(folder: Path) -> str:
     """The project's name when ``folder`` is the top of a working tree, else empty."""
     marker = folder / ".git"
-    if (marker / "HEAD").is_file():
+    if _is_git_dir(marker):
         return _text(folder)
     line = _read_line(marker)
     if not line.startswith("gitdir:"):
@@ -126,6 +171,16 @@ def _repository_name(folder: Path) -> str:
     return _name_of_git_dir(common) if common is not None else _text(folder)
 
 
+def _is_git_dir(marker: Path) -> bool:
+    """Whether a repository is kept there, or what only another user may look into."""
+    try:
+        return stat.S_ISREG((marker / "HEAD").stat().st_mode)
+    except PermissionError:
+        return os.path.isdir(marker)
+    except (OSError, ValueError):
+        return False
+
+
 def _common_dir(git_dir: Path) -> Path | None:
     """The repository's own directory for a linked worktree's; None for any other."""
     line = _read_line(git_dir / "commondir")
@@ -133,7 +188,7 @@ def _common_dir(git_dir: Path) -> Path | None:
         return Path(os.path.normpath(git_dir / line))
     # Its repository may be out of reach, as in a container; the path still tells.
     # (A submodule kept in a folder "worktrees" has its git directory within reach.)
-    lost_worktree = git_dir.parent.name == "worktrees" and not git_dir.is_dir()
+    lost_worktree = git_dir.parent.name == "worktrees" and not os.path.isdir(git_dir)
     return git_dir.parent.parent if lost_worktree else None
 
 
@@ -149,11 +204,20 @@ def _read_line(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(GIT_FILE_BYTES_MAX)
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return os.fsdecode(head).partition("\n")[0].strip()
 
 
 def _text(path: Path) -> str:
-    """A path's last name as text that can be encoded."""
-    return os.fsencode(path.name).decode("utf-8", "replace") or UNNAMED_PROJECT
+    """A path's last name as text that a project's name can be."""
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    if not name.isprintable():
+        name = "".join(map(_printable, name))
+    return name if name.strip() else UNNAMED_PROJECT
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    return " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"

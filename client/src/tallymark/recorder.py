@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -20,7 +19,6 @@ from tallymark import paths
 from tallymark.delivery import ClientStats, Delivery
 from tallymark.errors import DeliveryError, UsageError
 from tallymark.events import (
-    EVENT_BYTES_MAX,
     ID_CHARS_MAX,
     Event,
     EventBase,
@@ -33,15 +31,15 @@ from tallymark.events import (
 from tallymark.names import CLIENT_NAME
 from tallymark.paths import default_project, socket_candidates
 from tallymark.settings import Settings, check_name, is_disabled
-from tallymark.texts import clean
+from tallymark.texts import clean, one_of, plain
 
 log = logging.getLogger("tallymark")
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _now = datetime.now
 
-SESSION_TYPES = get_args(SessionType)
-SESSION_STATUSES = get_args(SessionStatus)
+SESSION_TYPES: tuple[str, ...] = get_args(SessionType)
+SESSION_STATUSES: tuple[str, ...] = get_args(SessionStatus)
 
 
 class Recorder:
@@ -57,22 +55,24 @@ class Recorder:
         settings: Settings,
         env: Mapping[str, str],
     ) -> None:
-        cwd = _working_directory()
         self.disabled = is_disabled(env)
-        self.project = check_name("project", default_project(project, env, cwd))
-        self.paths = socket_candidates(socket, env)
-        self.source = check_name("source", source) if source else ""
-        self._explicit_socket = socket is not None
-        self._spool_dir = paths.spool_dir(spool_dir, env)
-        self._explicit_spool_dir = spool_dir is not None
-        self._cwd = clean(cwd if cwd is not None else "")
+        self.project = clean(project or env.get(paths.PROJECT_VARIABLE)) or paths.UNNAMED_PROJECT
+        self.paths: list[Path] = []
+        self.source = ""
+        self._cwd = ""
+        self._spool_dir: Path | None = None
+        self._said_spool_dir = False
+        # Then nothing is looked for, and nothing can be wrong.
+        if not self.disabled:
+            self._find_places(project, socket, spool_dir, env)
+            self.source = check_name("source", source) if source else ""
         self._host = clean(os.uname().nodename)
         self._env_session = clean(env.get("TALLYMARK_SESSION_ID"), ID_CHARS_MAX)
         self.outer_run_id = clean(env.get("TALLYMARK_PARENT_RUN_ID"), ID_CHARS_MAX)
         """The run that this process was started by; empty when by none."""
         self._session_id = ""
         self._session_by = ""
-        self._session_gate = threading.Lock()
+        self._session_beginners: dict[str, object] = {}
         self._ignored: dict[str, int] = {}
         self.delivery = Delivery(
             self.paths,
@@ -83,25 +83,40 @@ class Recorder:
             last_words=self._end_own_session,
         )
 
+    def _find_places(
+        self,
+        project: str | None,
+        socket: str | os.PathLike[str] | None,
+        spool_dir: str | os.PathLike[str] | None,
+        env: Mapping[str, str],
+    ) -> None:
+        cwd = _working_directory()
+        self._cwd = clean(cwd)
+        self.project = check_name("project", default_project(project, env, cwd))
+        self.paths = socket_candidates(socket, env)
+        self._spool_dir = paths.spool_dir(spool_dir, env)
+        self._said_spool_dir = bool(spool_dir or env.get(paths.SPOOL_DIR_VARIABLE))
+
     # Events.
 
     def emit(self, event: Event | Mapping[str, Any]) -> bool:
         """Queue an event; False when it was dropped and counted."""
         if self.disabled:
             return False
-        if isinstance(event, EventBase):
-            if not event.event_id or event.at is None or self.source:
-                return self.delivery.put(self._completed(event)) or self._not_taken()
-            return self.delivery.put(event) or self._not_taken()
+        complete: EventBase | dict[str, Any]
         try:
-            if _is_mapping_of_event(event):
-                return self.put(self._completed_mapping(event))
-        # A mapping's methods are foreign code.
+            if not isinstance(event, EventBase):
+                complete = self._completed_mapping(event)
+            elif not event.event_id or event.at is None or self.source:
+                complete = self._completed(event)
+            else:
+                complete = event
+        # It is the caller's: to look at it runs foreign code, and a copy may not be changed.
         except Exception as error:  # noqa: BLE001
-            log.debug("a mapping could not be read: %s", error)
-        self.delivery.drop("not_an_event")
-        self.ignore("event", f"tallymark cannot record a {type(event).__name__}: not an event")
-        return False
+            self.delivery.drop("not_an_event")
+            self.ignore("event", f"tallymark cannot record a {type(event).__name__}: {error}")
+            return False
+        return self.delivery.put(complete) or self._not_taken()
 
     def emit_before_flush(self, event: Event | Mapping[str, Any]) -> None:
         """Queue an event that is flushed next; raises when it is not taken.
@@ -114,21 +129,23 @@ class Recorder:
 
     def _completed_or_refused(self, event: Event | Mapping[str, Any]) -> object:
         complete: EventBase | dict[str, Any]
-        if isinstance(event, EventBase):
-            complete = self._completed(event)
-        elif _is_mapping_of_event(event):
-            complete = self._completed_mapping(event)
-        else:
-            raise UsageError(f"cannot record a {type(event).__name__}: not an event")
         try:
-            size = len(_encode(complete))
+            if isinstance(event, EventBase):
+                complete = self._completed(event)
+            else:
+                complete = self._completed_mapping(event)
+        # As in emit.
+        except Exception as error:
+            raise UsageError(f"cannot record a {type(event).__name__}: {error}") from error
+        try:
+            raw = _encode(complete)
         # The event holds what the caller put there; encoding it may fail in any way.
         except Exception as error:
             raise UsageError(f"cannot record the event: it cannot be encoded: {error}") from error
-        if size > EVENT_BYTES_MAX:
-            raise UsageError(
-                f"cannot record the event: it has {size} bytes and the limit is {EVENT_BYTES_MAX}"
-            )
+        # Who only queues events never loads it.
+        from tallymark.checking import check_event
+
+        check_event(raw, self.project)
         return complete
 
     def put(self, event: EventBase | Mapping[str, Any]) -> bool:
@@ -161,7 +178,9 @@ class Recorder:
             event.source = self.source
         return event
 
-    def _completed_mapping(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _completed_mapping(self, given: object) -> dict[str, Any]:
+        if not isinstance(given, Mapping) or not isinstance(given.get("type"), str):
+            raise TypeError("not an event")
         event = dict(given)
         if not event.get("event_id"):
             run_id = event.get("run_id") if event["type"] == "run.end" else None
@@ -199,44 +218,49 @@ class Recorder:
 
     def start_session(self, session_type: SessionType | None = None) -> str:
         """Begin a session of its own; gives its id."""
-        if session_type is not None and session_type not in SESSION_TYPES:
+        known = one_of(session_type, SESSION_TYPES)
+        if known is None and session_type is not None:
             self.ignore(
                 "session_type",
                 f"tallymark ignored a session type: {' or '.join(SESSION_TYPES)} is right",
             )
-            session_type = None
         session_id = self.new_id()
-        self._say_session_start(session_id, session_type)
+        self._say_session_start(session_id, cast(SessionType | None, known))
         return session_id
 
     def end_session(self, session_id: str, status: SessionStatus = "complete") -> None:
         """End a session."""
         session_id = clean(session_id, ID_CHARS_MAX)
-        if status not in SESSION_STATUSES:
+        known = one_of(status, SESSION_STATUSES)
+        if known is None:
             self.ignore(
                 "session_status",
                 f"tallymark took a session's status for complete: one of "
                 f"{', '.join(SESSION_STATUSES)} is right",
             )
-            status = "complete"
         if not session_id:
             self.ignore("session_id", "tallymark ignored end_session: it needs a session's id")
             return
-        self.emit(SessionEnd(session_id=session_id, status=status))
+        self.emit(
+            SessionEnd(session_id=session_id, status=cast(SessionStatus, known or "complete"))
+        )
 
     def _say_session_start(self, session_id: str, session_type: SessionType | None) -> None:
         self.emit(SessionStart(session_id=session_id, session_type=session_type))
 
     def _own_session(self) -> str:
         """This client's own session, begun by whoever needs it first."""
-        if not self._session_id:
-            session_id = self.new_id()
-            # Never waits: of several threads one begins it.
-            if self._session_gate.acquire(blocking=False):
-                self._session_by = self.incarnation
-                self._session_id = session_id
-                self._say_session_start(session_id, None)
-        return self._session_id
+        if self._session_id:
+            return self._session_id
+        # Its name is known to all who come at once, and nobody waits: one of them begins
+        # it. A fork may come in between; the child is another incarnation.
+        session_id = incarnation = self.incarnation
+        me = object()
+        if self._session_beginners.setdefault(incarnation, me) is me:
+            self._session_by = incarnation
+            self._session_id = session_id
+            self._say_session_start(session_id, None)
+        return session_id
 
     def _end_own_session(self) -> None:
         """Unless it never began, or it is the parent's of a forked child."""
@@ -266,10 +290,12 @@ class Recorder:
             "TALLYMARK_SESSION_ID": session_id,
             "TALLYMARK_PARENT_RUN_ID": run_id,
         }
-        if self._explicit_socket:
-            found["TALLYMARK_SOCKET"] = str(self.paths[0])
-        if self._explicit_spool_dir:
-            found["TALLYMARK_SPOOL_DIR"] = str(self._spool_dir)
+        # What was said, by argument or by variable: a child may have another working
+        # directory, for which a relative path is another, or nothing of this environment.
+        if len(self.paths) == 1:
+            found[paths.SOCKET_VARIABLE] = str(self.paths[0])
+        if self._said_spool_dir:
+            found[paths.SPOOL_DIR_VARIABLE] = str(self._spool_dir)
         return found
 
     # Counting.
@@ -286,10 +312,6 @@ class Recorder:
     def stats(self) -> ClientStats:
         """Counts so far."""
         return msgspec.structs.replace(self.delivery.stats(), ignored=dict(self._ignored))
-
-
-def _is_mapping_of_event(event: object) -> bool:
-    return isinstance(event, Mapping) and isinstance(event.get("type"), str)
 
 
 def _working_directory() -> Path | None:

@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, cast, get_args
 
-import msgspec
-
+from tallymark.attrs import ATTRS_BYTES_MAX, clean_attrs
 from tallymark.context import P, R, current_session, decorate, is_clean_exit, restore
 from tallymark.events import (
     ARTIFACTS_MAX,
@@ -27,16 +26,13 @@ from tallymark.events import (
     RunStatus,
 )
 from tallymark.recording import Recording
-from tallymark.texts import clean, describe
+from tallymark.texts import clean, describe, one_of
 from tallymark.usage import is_count, read_usage
 
 STATUSES: tuple[str, ...] = get_args(RunStatus)
 
 ARTIFACT_CHARS_MAX = 24 * 1024
 """All artifacts of a run together: what is too large is refused, with all its tokens."""
-
-ATTRS_BYTES_MAX = 16 * 1024
-"""Likewise for ``attrs``, encoded."""
 
 COST_REPORTED = "reported"
 """``cost_source`` of a cost that the agent itself gave."""
@@ -53,9 +49,10 @@ class Run:
     """A run of an agent, open between ``__enter__`` and ``__exit__``.
 
     Made by ``Client.track_agent``. Works with ``with`` and ``async with``, and
-    as a decorator of a function or coroutine function, each call of which is
-    then a run (``current_run()`` gives it). An exception makes the run an
-    error, with its text, and goes on its way.
+    as a decorator of a function, coroutine function or generator, each call of
+    which is then a run (``current_run()`` gives it); a generator's lasts from
+    its first step to its last. An exception makes the run an error, with its
+    text, and goes on its way.
     """
 
     def __init__(
@@ -112,6 +109,8 @@ class Run:
         ``output_tokens`` includes reasoning; ``add_usage`` converts what a
         provider's library gives.
         """
+        if not self._takes("add_tokens"):
+            return
         if not (
             is_count(input_tokens)
             and is_count(output_tokens)
@@ -122,10 +121,11 @@ class Run:
                 "tokens", "tallymark ignored add_tokens: tokens are whole numbers from 0"
             )
             return
-        self._input += input_tokens
-        self._output += output_tokens
-        self._cache_read += cache_read_tokens
-        self._cache_write += cache_write_tokens
+        self._input += int(input_tokens)
+        self._output += int(output_tokens)
+        if cache_read_tokens or cache_write_tokens:
+            self._cache_read += int(cache_read_tokens)
+            self._cache_write += int(cache_write_tokens)
 
     def add_usage(self, response_or_usage: Any) -> None:
         """Add the tokens of a model's response, or of its ``usage``.
@@ -133,6 +133,8 @@ class Run:
         Takes what the libraries of Anthropic, OpenAI and LiteLLM give, as dict
         or object. A run without a model takes the response's.
         """
+        if not self._takes("add_usage"):
+            return
         counts = read_usage(response_or_usage)
         if counts is None:
             self._recording.ignore(
@@ -152,15 +154,19 @@ class Run:
 
     def add_cost(self, usd: float) -> None:
         """Add to the run's cost in US dollars. Without any the daemon computes it."""
+        if not self._takes("add_cost"):
+            return
         if not is_dollars(usd):
             self._recording.ignore(
                 "cost", f"tallymark ignored add_cost: dollars are 0 to {COST_USD_MAX:g}"
             )
             return
-        self._cost_usd = min((self._cost_usd or 0.0) + usd, COST_USD_MAX)
+        self._cost_usd = min((self._cost_usd or 0.0) + float(usd), COST_USD_MAX)
 
     def add_artifact(self, artifact: str) -> None:
         """Add something the run made, as ``kind:value``: ``commit:abc123``, ``pr:#42``."""
+        if not self._takes("add_artifact"):
+            return
         text = clean(artifact)
         fits = self._artifact_chars + len(text) <= ARTIFACT_CHARS_MAX
         if not text or not fits or len(self._artifacts) >= ARTIFACTS_MAX:
@@ -175,18 +181,45 @@ class Run:
 
     def set_status(self, status: RunStatus) -> None:
         """How the run ended: ``success``, ``error``, ``timeout`` or ``blocked``."""
-        if status not in STATUSES:
+        if not self._takes("set_status"):
+            return
+        known = one_of(status, STATUSES)
+        if known is None:
             self._recording.ignore(
                 "status", f"tallymark ignored set_status: one of {', '.join(STATUSES)} is right"
             )
             return
-        self._status = status
+        self._status = known
 
     def set_error(self, text: str) -> None:
         """Why the run failed; it is an error, unless ``set_status`` says what else."""
+        if self._takes("set_error"):
+            self._fail(text)
+
+    def _fail(self, text: str) -> None:
         self._error = clean(text)
         if self._status in ("", "success"):
             self._status = "error"
+
+    def _takes(self, what: str) -> bool:
+        """Whether what is told now will be in its ``run.end``."""
+        if self._depth:
+            if self._recording.incarnation == self._incarnation:
+                return True
+        elif not self._used:
+            return True
+        self._recording.ignore(
+            "not_open",
+            f"tallymark ignored {what}: the run has ended, or was begun before this process forked",
+        )
+        return False
+
+    def _rename(self, *, agent_name: str, ticket_key: str, model: str) -> None:
+        """For ``compat``: its ``run.end`` has other names than it began under."""
+        if self._takes("other names"):
+            self._agent_name = clean(agent_name, ID_CHARS_MAX) or self._agent_name
+            self._ticket_key = clean(ticket_key)
+            self._model = clean(model)
 
     def environment(self) -> dict[str, str]:
         """Variables to add to a child's environment, so that its runs belong to this one."""
@@ -233,7 +266,7 @@ class Run:
         if recording.incarnation != self._incarnation:
             return
         if error is not None and not is_clean_exit(error):
-            self.set_error(self._error or describe(error))
+            self._fail(self._error or describe(error))
         recording.put(self._end_event())
 
     async def __aenter__(self) -> Run:
@@ -323,7 +356,7 @@ class Run:
             cache_write_tokens=self._cache_write,
             estimated_cost_usd=self._cost_usd,
             cost_source="" if self._cost_usd is None else COST_REPORTED,
-            artifacts=self._artifacts,
+            artifacts=list(self._artifacts),
             error_message=self._error,
             model_used=self._model,
             cwd=cwd,
@@ -344,18 +377,13 @@ class Run:
     def _clean_attrs(self, attrs: dict[str, Any] | None) -> dict[str, Any] | None:
         if attrs is None:
             return None
-        try:
-            attrs = dict(attrs)
-            fits = len(msgspec.msgpack.encode(attrs)) <= ATTRS_BYTES_MAX
-        # They are the caller's: encoding them may fail in any way.
-        except Exception:  # noqa: BLE001
-            fits = False
-        if fits:
-            return attrs
+        found = clean_attrs(attrs)
+        if found is not None:
+            return found
         self._recording.ignore(
             "attrs",
-            "tallymark ignored a run's attrs: a dict of plain values, up to "
-            f"{ATTRS_BYTES_MAX} bytes encoded, is right",
+            "tallymark ignored a run's attrs: a dict of plain values with text for keys, up "
+            f"to {ATTRS_BYTES_MAX} bytes encoded, is right",
         )
         return None
 

@@ -31,7 +31,6 @@ from tallymark.protocol.messages import Ack, Goodbye, Nack, Refused, ServerMessa
 from tallymark.settings import Settings
 from tallymark.spool import Spool
 from tallymark.transport import (
-    NOT_TALLYMARK,
     READABLE,
     WOKEN,
     Poller,
@@ -208,7 +207,7 @@ class Sender:
         try:
             talk.begin(**self._names)
         except OSError as error:
-            self._lose(broken(error))
+            self._lose(broken(talk.path, error))
 
     def _push(self, now: float) -> None:
         talk = self._talk
@@ -225,7 +224,7 @@ class Sender:
         try:
             talk.publish(self.backlog)
         except OSError as error:
-            self._lose(broken(error))
+            self._lose(broken(talk.path, error))
 
     def _check(self, now: float) -> None:
         talk = self._talk
@@ -301,16 +300,14 @@ class Sender:
 
     def _take_in(self, found: int) -> None:
         talk = self._talk
-        try:
-            if talk is not None:
+        if talk is not None:
+            try:
                 if talk.transport.unsent:
                     talk.transport.resume()
                 if found & READABLE:
                     self._receive(talk)
-        except ProtocolError as error:
-            self._lose(f"{NOT_TALLYMARK}: {error}")
-        except OSError as error:
-            self._lose(broken(error))
+            except (ConnectError, ProtocolError, OSError) as error:
+                self._lose(broken(talk.path, error))
         if found & WOKEN:
             self._woken = True
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import cast
 
 from tallymark.context import OpenSession, P, R, current_session, decorate, is_clean_exit, restore
 from tallymark.events import SessionStatus, SessionType
 from tallymark.recorder import SESSION_STATUSES, Recorder
 from tallymark.runs import current_run
+from tallymark.texts import one_of
 
 
 class Session:
     """A session, open between ``__enter__`` and ``__exit__``.
 
     Made by ``Client.track_session``. Works with ``with`` and ``async with``,
-    and as a decorator of a function or coroutine function, each call of which
-    is then a session. It ends as ``complete``, or with an exception as
+    and as a decorator of a function, coroutine function or generator, each call
+    of which is then a session. It ends as ``complete``, or with an exception as
     ``error``; the exception goes on its way.
     """
 
@@ -30,8 +32,16 @@ class Session:
 
     def set_status(self, status: SessionStatus) -> None:
         """How it ends unless an exception ends it: ``complete``, ``continue`` or ``error``."""
-        if status in SESSION_STATUSES:
-            self._status = status
+        if not self._depth or self._recorder.incarnation != self._incarnation:
+            self._recorder.ignore(
+                "not_open",
+                "tallymark ignored set_status: the session is not open, or was begun before "
+                "this process forked",
+            )
+            return
+        known = one_of(status, SESSION_STATUSES)
+        if known is not None:
+            self._status = cast(SessionStatus, known)
             return
         self._recorder.ignore(
             "session_status",

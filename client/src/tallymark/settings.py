@@ -69,18 +69,13 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
 
 
 def check_name(name: str, value: object) -> str:
-    """The value. Raises ``SettingError`` unless it can be an identifier."""
-    wrong = (
-        not isinstance(value, str)
-        or not 0 < len(value) <= ID_CHARS_MAX
-        or not value.isprintable()
-        or not value.strip()
-    )
-    if wrong or not isinstance(value, str):
+    """The value, as a plain text. Raises ``SettingError`` unless it can be an identifier."""
+    text = str.__str__(value) if isinstance(value, str) else ""
+    if not 0 < len(text) <= ID_CHARS_MAX or not text.isprintable() or not text.strip():
         raise SettingError(
             f"cannot use {name}={value!r}: 1 to {ID_CHARS_MAX} printable characters are right"
         )
-    return value
+    return text
 
 
 def is_disabled(env: Mapping[str, str]) -> bool:

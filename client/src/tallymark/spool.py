@@ -17,7 +17,8 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from tallymark.record import (
     append_record,
     read_header,
     read_record,
+    record_bytes,
 )
 from tallymark.spool_header import (
     RECORDS_OFFSET,
@@ -92,16 +94,19 @@ class Spool:
     ) -> Spool:
         """A new spool, locked, whose name and header are durable.
 
-        Raises ``SpoolFull`` when there is no room, and ``OSError``.
+        Raises ``SpoolFull`` when there is no room, ``StorageError`` for a header that
+        no reader would take, and ``OSError``.
         """
         header = replace(header, salt=random_bytes(8), created_ns=clock_ns())
+        head = encode_header(header)
         path = directory / f"{header.producer}{SUFFIX}"
         temporary = path.with_suffix(TEMPORARY_SUFFIX)
         try:
             fs.mkdir(directory)
+            remove_unfinished(fs, directory)
             fd = fs.lock(temporary)
             try:
-                fs.write(fd, encode_header(header), 0)
+                fs.write(fd, head, 0)
                 fs.sync(fd)
                 fs.replace(temporary, path)
                 fs.sync_dir(directory)
@@ -143,19 +148,32 @@ class Spool:
         """Bytes that it takes."""
         return self._end
 
-    def append(self, batches: Iterable[FrozenBatch], bytes_max: int) -> None:
+    def room_for(self, batches: Iterable[FrozenBatch], bytes_max: int) -> int:
+        """How many of the batches, in order, can be appended."""
+        end, count = self._end, 0
+        for batch in batches:
+            end += record_bytes(len(batch.frame))
+            if end > bytes_max:
+                break
+            count += 1
+        return count
+
+    def append(self, batches: Sequence[FrozenBatch], bytes_max: int) -> None:
         """Make batches durable at its end; all of them, or none.
 
         Raises ``SpoolFull`` with the spool as it was; ``OSError`` after which it
         must not be appended to any more.
         """
+        # Looked at first: to encode them costs much, and they may be tried again and again.
+        if self.room_for(batches, bytes_max) < len(batches):
+            raise SpoolFull(f"cannot spool more in {self.path} than {bytes_max} bytes")
         data = bytearray()
         last = self._last_seq
         for batch in batches:
             kind = Kind.SKIP if batch.lost else Kind.BATCH
             self._encode(data, kind, batch.frame, batch.seq, max(1, batch.events or batch.lost))
             last = batch.seq
-        self._write(data, bytes_max)
+        self._write(data)
         self._last_seq = last
 
     def bind(self, server_id: str) -> None:
@@ -164,7 +182,7 @@ class Spool:
             return
         data = bytearray()
         self._encode(data, Kind.MARK, encode_text(server_id))
-        self._write(data, None)
+        self._write(data)
         self.header = replace(self.header, server_id=server_id)
 
     def _encode(
@@ -184,9 +202,7 @@ class Spool:
             seq=seq,
         )
 
-    def _write(self, data: bytearray, bytes_max: int | None) -> None:
-        if bytes_max is not None and self._end + len(data) > bytes_max:
-            raise SpoolFull(f"cannot spool more in {self.path}: it has {self._end} bytes")
+    def _write(self, data: bytearray) -> None:
         try:
             self._fs.write(self._fd, data, self._end)
         except OSError as error:
@@ -338,3 +354,34 @@ def _seq_before(record: Record) -> int:
 def spool_paths(fs: FileSystem, directory: Path) -> list[Path]:
     """Every spool in a directory, whether or not its owner lives."""
     return [directory / name for name in fs.names(directory) if name.endswith(SUFFIX)]
+
+
+def remove_unfinished(fs: FileSystem, directory: Path) -> None:
+    """Remove what those left who died while they began a spool: nothing was in it.
+
+    One that is being begun just now is locked; should it be taken away before it is,
+    its owner tries again. Raises nothing: it only tidies up.
+    """
+    with contextlib.suppress(OSError):
+        for name in fs.names(directory):
+            if name.endswith(TEMPORARY_SUFFIX) and _is_producer(
+                name.removesuffix(TEMPORARY_SUFFIX)
+            ):
+                _remove_unowned(fs, directory / name)
+
+
+def _remove_unowned(fs: FileSystem, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        fd = fs.lock_existing(path)
+        try:
+            fs.unlink(path)
+        finally:
+            fs.close(fd)
+
+
+def _is_producer(name: str) -> bool:
+    """Whether only a spool can be named so, in a directory that may hold other things."""
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False

@@ -30,7 +30,7 @@ import uuid
 import zlib
 from dataclasses import dataclass
 
-from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.errors import DamagedError, NewerFormatError, StorageError
 
 MAGIC = b"TLYMKSPL"
 FORMAT = 1
@@ -57,7 +57,10 @@ class SpoolHeader:
 
 
 def encode_header(header: SpoolHeader) -> bytes:
-    """The first ``RECORDS_OFFSET`` bytes of the file."""
+    """The first ``RECORDS_OFFSET`` bytes of the file.
+
+    Raises ``StorageError`` for texts that have no room in them: no reader would take it.
+    """
     texts = [
         encode_text(text) for text in (header.project, header.server_id, "\0".join(header.sockets))
     ]
@@ -74,6 +77,12 @@ def encode_header(header: SpoolHeader) -> bytes:
         )
         + b"".join(texts)
     )
+    over = len(body) + _crc.size - RECORDS_OFFSET
+    if over > 0:
+        raise StorageError(
+            f"cannot begin a spool: the project's name and the sockets' paths are {over} bytes "
+            "too long for its header; choose a shorter socket path"
+        )
     return (body + _crc.pack(zlib.crc32(body))).ljust(RECORDS_OFFSET, b"\0")
 
 

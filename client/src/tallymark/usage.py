@@ -54,9 +54,10 @@ def read_usage(response_or_usage: Any) -> TokenCounts | None:
 
 def _read(given: Any) -> TokenCounts | None:
     inner = _get(given, "usage")
-    usage = given if inner is _ABSENT or inner is None else inner
+    usage = given if _is_nothing(inner) else inner
     model = _get(given, "model")
-    read_counts = _read_chat if _get(usage, "prompt_tokens") is not _ABSENT else _read_plain
+    # A type for several providers may have the others' names too, with nothing in them.
+    read_counts = _read_plain if _is_nothing(_get(usage, "prompt_tokens")) else _read_chat
     counts = read_counts(usage)
     if counts is None or not isinstance(model, str):
         return counts
@@ -72,7 +73,7 @@ def _read_plain(usage: Any) -> TokenCounts | None:
     if read is None or write is None:
         return None
     details = _get(usage, "input_tokens_details")
-    if details is _ABSENT:
+    if _is_nothing(details):
         return _counts(given + read + write, output, read, write)
     return _with_details(given, output, details, 0, 0)
 
@@ -127,14 +128,20 @@ def _get(holder: Any, name: str) -> Any:
     return getattr(holder, name, _ABSENT)
 
 
+def _is_nothing(value: object) -> bool:
+    return value is _ABSENT or value is None
+
+
 def _count(holder: Any, name: str, default: int | None = None) -> int | None:
     """A count; ``default`` where it is absent or None; None where it is no count."""
     value = _get(holder, name)
-    if value is _ABSENT or value is None:
+    if _is_nothing(value):
         return default
     return value if is_count(value) else None
 
 
 def is_count(value: object) -> bool:
     """Whether a value can be a number of tokens."""
-    return isinstance(value, int) and type(value) is not bool and 0 <= value <= TOKENS_MAX
+    if type(value) is not int and (not isinstance(value, int) or isinstance(value, bool)):
+        return False
+    return 0 <= value <= TOKENS_MAX

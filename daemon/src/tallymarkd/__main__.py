@@ -19,9 +19,10 @@ import click
 from tallymark.errors import TallymarkError, UsageError
 from tallymarkd._version import __version__
 from tallymarkd.config import CONFIG_VARIABLE, SETTINGS, Settings, load_settings
-from tallymarkd.logs import set_up_logging
-from tallymarkd.setting import Setting
-from tallymarkd.text import one_line
+from tallymarkd.logs import is_journal, last_word, set_up_logging
+from tallymarkd.setting import UNITS, Setting
+from tallymarkd.streams import provide_streams
+from tallymarkd.text import one_line, short_quotes
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -64,7 +65,7 @@ def _options() -> list[click.Parameter]:
 EPILOG = f"""A setting is taken from its option, else from its variable (TALLYMARK_ and
 the name in capitals: TALLYMARK_LOG_LEVEL), else from the TOML file (--config or
 {CONFIG_VARIABLE}, else ~/.config/tallymark/tallymarkd.toml), else its default.
-Sizes take KiB, MiB, GiB and TiB."""
+Sizes are bytes, or have {UNITS}."""
 
 
 def make_command(env: Mapping[str, str], run: Run | None = None) -> click.Command:
@@ -157,22 +158,27 @@ def _fail(error: Exception, code: int, settings: Settings | None = None) -> int:
     if settings is not None and settings.log_format == "json":
         log.critical("%s", explain(error))
     else:
-        click.echo(f"tallymarkd: {explain(error)}", err=True)
+        _say(explain(error))
     return code
+
+
+def _say(text: str) -> None:
+    click.echo(last_word(f"tallymarkd: {text}", env=os.environ), err=True)
 
 
 def _crash(error: Exception, settings: Settings) -> int:
     text = "cannot go on: a fault in tallymarkd itself; please report what stands here"
-    if settings.log_format == "json":
+    if settings.log_format == "json" or is_journal(sys.stderr, os.environ):
         log.critical(text, exc_info=error)
     else:
         traceback.print_exception(error)
-        click.echo(f"tallymarkd: {text}", err=True)
+        _say(text)
     return EXIT_SOFTWARE
 
 
 def main() -> None:
     """Entry point of the ``tallymarkd`` command."""
+    provide_streams()
     command = make_command(os.environ)
     try:
         # command.main would also print an empty line when interrupted.
@@ -181,7 +187,7 @@ def main() -> None:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.ClickException as error:
-        click.echo(f"tallymarkd: cannot start: {_click_text(error)}", err=True)
+        _say(f"cannot start: {_click_text(error)}")
         code = EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
@@ -189,7 +195,7 @@ def main() -> None:
 
 
 def _click_text(error: click.ClickException) -> str:
-    text = one_line(error.format_message()).rstrip(".")
+    text = short_quotes(one_line(error.format_message())).rstrip(".")
     return f"{text[:1].lower()}{text[1:]}; tallymarkd --help lists the options"
 
 

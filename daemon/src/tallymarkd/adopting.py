@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tallymark.adoption import Adopted, Adopter
 from tallymark.fs import FileSystem
-from tallymark.spool import spool_paths
+from tallymark.spool import remove_unfinished, spool_paths
 from tallymarkd._version import __version__
 
 PAUSE_SECONDS = 60.0
@@ -32,6 +32,7 @@ class Adopting:
         *,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
+        self._fs = fs
         self._directory = directory
         self._adopter = Adopter(fs, directory, [socket], client=f"tallymarkd/{__version__}")
         self._pause_seconds = pause_seconds
@@ -46,7 +47,7 @@ class Adopting:
     def start(self) -> None:
         """Begin a round, and go on. The daemon must be accepting connections."""
         loop = asyncio.get_running_loop()
-        round_ = loop.run_in_executor(self._thread, self._adopter.run, self._is_stopped)
+        round_ = loop.run_in_executor(self._thread, self._round)
         round_.add_done_callback(self._done)
 
     def stop(self) -> None:
@@ -55,6 +56,10 @@ class Adopting:
         if self._timer is not None:
             self._timer.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _round(self) -> Adopted:
+        remove_unfinished(self._fs, self._directory)
+        return self._adopter.run(self._is_stopped)
 
     def _is_stopped(self) -> bool:
         return self._stopped

@@ -8,7 +8,6 @@ import contextlib
 import gc
 import logging
 import os
-import shlex
 import signal
 import sys
 import time
@@ -16,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from tallymark.errors import StorageError
+from tallymark import paths
+from tallymark.errors import PathError, StorageError
 from tallymark.fs import FileSystem, OsFileSystem
 from tallymark.ids import uuid7
-from tallymark.paths import socket_path, state_dir
 from tallymarkd import parts
 from tallymarkd._version import __version__
 from tallymarkd.adopting import Adopting, spooled_producers
@@ -35,6 +34,7 @@ from tallymarkd.core.restore import Restored, restore
 from tallymarkd.health import Vitals, status_line
 from tallymarkd.logs import set_up_logging
 from tallymarkd.manager import Manager, on_terminal
+from tallymarkd.next_steps import next_steps
 from tallymarkd.place import refuse_unsafe
 from tallymarkd.reloading import reload, tell
 from tallymarkd.server.desk import Desk, FramePool
@@ -97,7 +97,8 @@ def run(
 def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
     """Hold the directory, checked and locked; the lock is never unlinked.
 
-    Raises ``StorageError`` when another process holds it, or when it will not do.
+    Raises ``StorageError`` when another process holds it, or when it will not do now,
+    ``PathError`` when it is no directory.
     """
     try:
         fs.mkdir(root)
@@ -109,7 +110,8 @@ def locked_state_dir(fs: FileSystem, root: Path) -> Iterator[None]:
             "--state-dir"
         ) from None
     except OSError as error:
-        raise StorageError(
+        kind = PathError if paths.is_wrong(error) else StorageError
+        raise kind(
             f"cannot use {root} as the state directory: {error.strerror or error}; "
             "choose another with --state-dir"
         ) from error
@@ -184,7 +186,8 @@ class _Daemon:
                  __version__, self._settings.state_dir, self._settings.socket)  # fmt: skip
         self._supervision.ready()
         self._adopting.start()
-        log.info("to see what is recorded: %s", _next_command(self._settings))
+        for line in next_steps(self._settings.socket, self._env):
+            log.info("%s", line)
 
     async def _probe(self) -> Exception | None:
         """Make a record durable; gives what was in the way."""
@@ -342,18 +345,6 @@ class _Daemon:
         self._restored.keys.close()
         log.info("stopped")
         return EXIT_OK
-
-
-def _next_command(settings: Settings) -> str:
-    """What a person types next, in the directory where the daemon was started."""
-    command = Path(sys.executable).with_name("tallymark")
-    here = Path.cwd()
-    near = here != here.parent and command.is_relative_to(here)
-    shown = command.relative_to(here) if near else command
-    words = [str(shown) if command.exists() else "tallymark"]
-    if settings.socket != socket_path(state_dir(os.environ)):
-        words += ["--socket", str(settings.socket)]
-    return shlex.join(words)
 
 
 def fail_with(task: asyncio.Task[None]) -> None:

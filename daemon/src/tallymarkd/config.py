@@ -25,6 +25,7 @@ from typing import Any, Final
 from tallymark import paths
 from tallymark.errors import SettingError
 from tallymarkd.setting import GIB, KIB, MIB, PREFIX, About, Setting
+from tallymarkd.text import quoted
 
 CONFIG_VARIABLE: Final = "TALLYMARK_CONFIG"
 
@@ -260,6 +261,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         last = f"at line {len(text.splitlines())}, the end"
         cause = str(error).replace("at end of document", last)
         raise SettingError(f"cannot read the configuration {path}: {cause}") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; lists in lists
+        raise SettingError(f"cannot read the configuration {path}: {error}") from None
     _refuse_unknown(table, BY_NAME, lambda name: f"setting {name} in {path}")
     return table
 
@@ -298,13 +301,13 @@ def _check(setting: Setting, raw: Any, origin: str, base: Path, home: Path) -> A
 def _quoted(raw: Any) -> str:
     if isinstance(raw, bool):
         return "true" if raw else "false"
-    return repr(raw)
+    return quoted(raw)
 
 
 def _check_socket(socket: Path, origins: Mapping[str, str]) -> None:
     length, most = len(os.fsencode(socket)), paths.SOCKET_PATH_BYTES_MAX
     if length > most:
         raise SettingError(
-            f"cannot use socket = {_quoted(str(socket))} ({origins['socket']}): it has {length} "
+            f"cannot use socket = {str(socket)!r} ({origins['socket']}): it has {length} "
             f"bytes, a socket's path at most {most}; give a shorter one with --socket"
         )

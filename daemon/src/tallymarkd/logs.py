@@ -28,20 +28,28 @@ def set_up_logging(
     handler = logging.StreamHandler(stream)
     if style == "json":
         handler.setFormatter(JsonFormatter())
-    elif _is_journal(stream, env):
+    elif is_journal(stream, env):
         handler.setFormatter(JournalFormatter())
     else:
         handler.setFormatter(TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-def _is_journal(stream: TextIO, env: Mapping[str, str]) -> bool:
-    """JOURNAL_STREAM is inherited by children whose stderr may be elsewhere."""
+def is_journal(stream: TextIO, env: Mapping[str, str]) -> bool:
+    """Whether the stream is journald's.
+
+    JOURNAL_STREAM is inherited by children whose stderr may be elsewhere.
+    """
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
         return False
     return env.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def last_word(text: str, *, env: Mapping[str, str]) -> str:
+    """A line for stderr from who cannot log yet, with its priority where journald reads."""
+    return f"<{_CRITICAL}>{text}" if is_journal(sys.stderr, env) else text
 
 
 class TextFormatter(logging.Formatter):
@@ -79,7 +87,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             found["exception"] = self.formatException(record.exc_info)
-        return json.dumps(found, ensure_ascii=False)
+        # In ASCII it is JSON whatever the encoding of the stream makes of other characters.
+        return json.dumps(found)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -74,8 +74,12 @@ def _from_launchd() -> int:
 
 
 def on_terminal() -> bool:
-    """Whether our messages go to a terminal that is there."""
+    """Whether any standard stream is a terminal that is there: messages may go elsewhere."""
+    return any(map(_is_terminal, (0, 1, 2)))
+
+
+def _is_terminal(number: int) -> bool:
     try:
-        return os.isatty(2)
+        return os.isatty(number)
     except OSError:
         return False

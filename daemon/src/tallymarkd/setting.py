@@ -16,6 +16,9 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 
+UNITS: Final = "KiB, MiB, GiB or TiB"
+"""What a size may have, for people."""
+
 _UNITS: Final = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB}
 _FLAGS: Final = {"true": True, "1": True, "yes": True, "on": True} | {
     "false": False, "0": False, "no": False, "off": False
@@ -74,9 +77,11 @@ class Setting:
             return "true or false"
         if self.kind == "path":
             return "a path"
-        what = "a number" if self.kind == "float" else "a whole number"
         least, most = self.show(self.about.least), self.show(self.about.most)
-        return f"{'a size' if self.in_bytes else what} from {least} to {most}"
+        if self.in_bytes:
+            return f"a size from {least} to {most}, in bytes or with {UNITS}"
+        what = "a number" if self.kind == "float" else "a whole number"
+        return f"{what} from {least} to {most}"
 
     def show(self, value: object) -> str:
         """A value of this setting as people read it, and as it can be given."""
@@ -136,7 +141,7 @@ def _flag(raw: Any) -> bool:
 def _float(raw: Any) -> float:
     try:
         value = math.nan if isinstance(raw, bool) else float(raw)
-    except TypeError:
+    except (TypeError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(raw)

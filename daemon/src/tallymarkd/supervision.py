@@ -46,6 +46,7 @@ class Supervision:
         self._monotonic_ns = monotonic_ns
         self._timer: Any = None
         self._echoing = False
+        self._is_ready = False
         self._fed = clock()
 
     def cannot_commit(self, problem: str) -> None:
@@ -55,12 +56,20 @@ class Supervision:
     def ready(self) -> None:
         """The first event could be made durable. Begins to feed the watchdog."""
         self._fed = self._clock()
+        self._is_ready = True
         self._notifier.ready(self._status())
         if self._notifier:
             self._tick()
 
     def reload(self, apply: Callable[[], None]) -> None:
-        """Take over settings by ``apply``, and have the service manager wait for it."""
+        """Take over settings by ``apply``, and have the service manager wait for it.
+
+        During a start it only takes them over: to be done with a reload is to be ready,
+        which would have the watchdog run before anything feeds it.
+        """
+        if not self._is_ready:
+            apply()
+            return
         self._notifier.reloading(self._monotonic_ns() // 1000)
         apply()
         self._notifier.ready(self._status())

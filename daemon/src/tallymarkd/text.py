@@ -16,3 +16,27 @@ def one_line(text: str) -> str:
 def json_fault(error: Exception) -> str:
     """What is wrong with a JSON text, for a sentence that has said already that it is none."""
     return str(error).removeprefix("JSON is malformed: ")
+
+
+QUOTED_CHARS_MAX = 60
+"""How much of what somebody gave is told back."""
+
+_long_quote = re.compile(rf"'([^']{{{QUOTED_CHARS_MAX}}})[^']+'")
+
+
+def short_quotes(text: str) -> str:
+    """A message in which somebody else quotes what was given, cut where that is long."""
+    return _long_quote.sub(r"'\1'…", text)
+
+
+def quoted(value: object, chars_max: int = QUOTED_CHARS_MAX) -> str:
+    """What somebody gave, in quotes, for a message that says what is wrong with it."""
+    if isinstance(value, str) and len(value) > chars_max:
+        return f"{value[:chars_max]!r}…"
+    text = repr(value)
+    return text if len(text) <= 2 * chars_max else f"{text[:chars_max]}…"
+
+
+def span(what: str, plural: str, first: int, last: int) -> str:
+    """``number 5``, ``numbers 5 to 7``."""
+    return f"{what} {first}" if first == last else f"{plural} {first} to {last}"

@@ -8,10 +8,14 @@ which stays open after the answers.
 from tallymark.transport.asking import Answer, Asking, Question, ask
 from tallymark.transport.link import Transport
 from tallymark.transport.poller import READABLE, WOKEN, WRITABLE, Poller
-from tallymark.transport.unreachable import NOT_TALLYMARK, broken, cannot_reach, silent
+from tallymark.transport.unreachable import (
+    broken,
+    cannot_reach,
+    silent,
+    turned_away,
+)
 
 __all__ = [
-    "NOT_TALLYMARK",
     "READABLE",
     "WOKEN",
     "WRITABLE",
@@ -24,4 +28,5 @@ __all__ = [
     "broken",
     "cannot_reach",
     "silent",
+    "turned_away",
 ]

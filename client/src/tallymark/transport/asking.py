@@ -30,13 +30,9 @@ from tallymark.protocol.messages import (
 )
 from tallymark.transport.link import Transport
 from tallymark.transport.poller import Poller
-from tallymark.transport.unreachable import NOT_TALLYMARK, cannot_reach, silent
+from tallymark.transport.unreachable import NOT_TALLYMARK, cannot_reach, silent, turned_away
 
 CONNECT_RETRY_SECONDS: Final = 0.01
-
-TURNED_AWAY: Final = b"cannot "
-"""How the daemon's one line begins to whom it does not let in, before either tongue is
-spoken. As the length of a frame it would be far too large."""
 
 Question = Query | Health
 Answer = Reply | HealthReport
@@ -163,9 +159,8 @@ class Asking:
             return
         if not data:
             raise self._gone()
-        if self._connection.welcome is None and data.startswith(TURNED_AWAY):
-            line = data.decode(errors="replace").splitlines()[0]
-            raise cannot_reach(self._transport.path, f"it turned the connection away: {line}")
+        if self._connection.welcome is None and (error := turned_away(self.path, data)):
+            raise error
         for message in self._connection.receive(data):
             self._handle(message)
 

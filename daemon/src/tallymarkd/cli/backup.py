@@ -11,32 +11,30 @@ import msgspec
 from tallymark.errors import ConnectError, PathError, StorageError
 from tallymark.fs import OsFileSystem
 from tallymarkd.cli.holding import holding
-from tallymarkd.cli.output import count, local, many, print_json, size
-from tallymarkd.cli.place import Place, json_option, with_place
+from tallymarkd.cli.output import count, local, many, print_json, show_rows, size
+from tallymarkd.cli.place import NoStateDir, Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
-from tallymarkd.cli.state_dir import PASSES, MeteredFileSystem, bytes_to_read
-from tallymarkd.text import one_line
+from tallymarkd.cli.state_dir import DIRECTORY, PASSES, MeteredFileSystem, bytes_to_read
 
 if TYPE_CHECKING:
     from tallymarkd.core.backup import Source
     from tallymarkd.core.backup_manifest import Manifest
 
-WIDTH = 13
-
 
 @click.command(name="backup")
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DIR", type=DIRECTORY)
 @json_option
 @with_place
 def command(place: Place, target: Path) -> int:
-    """Copy everything into DIR, which must not exist or be empty.
+    """Copy everything into DIR, which must not exist or be empty, in a directory that does.
 
     tallymarkd may run: it goes on recording, and only keeps its history meanwhile. Every
     event that was acknowledged before the backup began is in it, which is verified
     before DIR gets its name. With tallymarkd stopped, one that is started meanwhile is
     refused. `tallymark restore DIR` makes a state directory of it again.
 
-    Exit code 0 the backup is whole, 1 there is none.
+    Exit code 0 the backup is whole, 1 there is none, 2 there is none because DIR cannot
+    be used or no state was found.
     """
     target = target.expanduser().absolute()
     try:
@@ -51,13 +49,15 @@ def command(place: Place, target: Path) -> int:
     if place.as_json:
         print_json({"backup": str(target), **msgspec.to_builtins(manifest)})
     else:
-        show(target, manifest)
+        show_rows(f"{target}: backed up, verified", rows(manifest))
     return 0
 
 
 def _take(place: Place, source: Source, target: Path) -> Manifest:
     from tallymarkd.core.backup import refuse_target, take_backup
+    from tallymarkd.core.refusals import refuse_unreadable
 
+    refuse_unreadable(OsFileSystem(), source.root, "back up")
     refuse_target(OsFileSystem(), target, source.root)
     total = bytes_to_read(source.root) * (1 + PASSES) // PASSES
     with Progress(place, "backup", total, in_bytes=True) as progress:
@@ -67,12 +67,19 @@ def _take(place: Place, source: Source, target: Path) -> Manifest:
 def _take_of_stopped(place: Place, target: Path, unreachable: ConnectError) -> Manifest:
     from tallymarkd.core.backup import Source
     from tallymarkd.core.layout import Layout
-    from tallymarkd.core.verify import is_state_dir
+    from tallymarkd.core.refusals import is_state_dir, refuse_unreadable
 
     fs = OsFileSystem()
-    root = next((each for each in place.state_dirs() if is_state_dir(fs, Layout(each))), None)
-    if root is None:
-        looked = ", ".join(map(str, place.state_dirs()))
+    try:
+        directories = place.state_dirs()
+    except NoStateDir as error:
+        raise PathError(f"cannot back up: {unreachable}; and {error}") from None
+    for root in directories:
+        refuse_unreadable(fs, root, "back up")
+        if is_state_dir(fs, Layout(root)):
+            break
+    else:
+        looked = ", ".join(map(str, directories))
         raise PathError(
             f"cannot back up: there is no state of tallymarkd in {looked}, and {unreachable}; "
             "say where it is with --state-dir or --socket"
@@ -88,13 +95,6 @@ def _take_of_stopped(place: Place, target: Path, unreachable: ConnectError) -> M
         return _take(place, Source(root), target)
     finally:
         fs.close(lock)
-
-
-def show(target: Path, manifest: Manifest) -> None:
-    """Print it for people."""
-    click.echo(f"{one_line(str(target))}: backed up, verified")
-    for name, value in rows(manifest):
-        click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
 
 
 def rows(manifest: Manifest) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -28,12 +28,17 @@ class Child:
     Inside the block this process does not end by the signals above: they are
     the child's, and when it has ended there is nobody to pass them on to.
     Those that were ignored stay so, here and in the child (``nohup``).
+
+    Threads that begin inside the block, before ``run``, never get them: the kernel
+    gives a signal to any thread that takes it, and in another one it would not end the
+    wait for the child, after which alone Python looks at it.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         self._before: dict[signal.Signals, Any] = {}
+        self._mask: Iterable[int] = ()
 
     def __enter__(self) -> Child:
         for number in (*PASSED_ON, *TYPED):
@@ -41,9 +46,12 @@ class Child:
             if before is not signal.SIG_IGN:
                 self._before[number] = before
                 signal.signal(number, self._take)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What came meanwhile goes to _take.
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, before in self._before.items():
             signal.signal(number, before)
 
@@ -52,6 +60,7 @@ class Child:
 
         The child has this process's stdin, stdout and stderr.
         """
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         # To run what the user says is what this is for.
         self._process = subprocess.Popen(list(command), env=dict(env))  # noqa: S603
         for number in self._early:

@@ -11,23 +11,18 @@ from pathlib import Path
 import click
 
 from tallymark import paths
-from tallymark.errors import DeliveryError, UsageError
+from tallymark.errors import DeliveryError, TallymarkError, UsageError
 from tallymark.events import Event, Usage
 from tallymark.settings import is_disabled
 from tallymarkd.cli.asking import ask_health
-from tallymarkd.cli.import_result import Costs, print_result, result_as_dict
+from tallymarkd.cli.import_result import Costs, print_result, remarks, result_as_dict
 from tallymarkd.cli.output import print_json, say
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.recording import NotRecorded, Outcome, Recorder
-from tallymarkd.sources.claude_code import (
-    SOURCE,
-    ImportPlan,
-    default_root,
-    find_transcripts,
-    read_transcripts,
-    transcript_bytes,
-)
+from tallymarkd.cli.unreached import Unreached
+from tallymarkd.sources.claude_code import SOURCE, ImportPlan, read_transcripts
+from tallymarkd.sources.claude_files import default_root, find_transcripts, transcript_bytes
 
 SOURCE_TEXT = "Claude Code transcripts"
 
@@ -72,7 +67,7 @@ def command(
     try:
         ask_health(place)
     except DeliveryError as error:
-        raise NotRecorded(f"cannot import {SOURCE_TEXT}: {error}") from None
+        raise Unreached(f"cannot import {SOURCE_TEXT}", error) from None
     with Progress(place, "reading", transcript_bytes(files), in_bytes=True) as progress:
         plan = read_transcripts(
             files,
@@ -81,6 +76,8 @@ def command(
             project_of=lambda directory: paths.project_of_directory(Path(directory)),
             on_progress=progress.advance,
         )
+    if _is_something_else(plan) and not place.as_json:
+        raise NoTranscript(path or default_root(place.env), remarks(plan.report, Outcome()))
     total = sum(1 for _ in plan.events())
     costs = Costs()
     with Progress(place, "recording", total) as progress:
@@ -89,7 +86,26 @@ def command(
         print_json(result_as_dict(plan, outcome, costs))
     else:
         print_result(place, plan, outcome, costs)
-    return 1 if outcome.refused or plan.report.unreadable else 0
+    failed = outcome.refused or plan.report.unreadable or _is_something_else(plan)
+    return 1 if failed else 0
+
+
+class NoTranscript(TallymarkError):
+    """What was given is no transcript. The notes say what is wrong with it."""
+
+    def __init__(self, path: Path, notes: list[str]) -> None:
+        super().__init__(
+            f"cannot import {SOURCE_TEXT}: in {path} is none; give a transcript of Claude "
+            "Code, or a directory of them"
+        )
+        self.__notes__ = notes
+
+
+def _is_something_else(plan: ImportPlan) -> bool:
+    """Whether there was something to read, and nothing of it was a session."""
+    report = plan.report
+    sessions = report.sessions or report.sessions_unanswered
+    return not sessions and bool(report.faults.counts)
 
 
 def record(

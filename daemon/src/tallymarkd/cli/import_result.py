@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tallymark.events import Usage
-from tallymarkd.cli.output import compact, count, dollars, first_that_fits, make_console, many, say
+from tallymarkd.cli.output import (
+    compact,
+    cost_of,
+    count,
+    fewer,
+    first_that_fits,
+    make_console,
+    many,
+    say,
+)
 from tallymarkd.cli.place import Place
 from tallymarkd.cli.recording import Outcome
 from tallymarkd.core.pricing import Pricer
@@ -27,9 +36,6 @@ SESSIONS_SHOWN = 30
 
 ID_CHARS = 8
 """A session is known by the beginning of its id."""
-
-WIDE_COLUMNS = 200
-"""Where no terminal sets a width, no figure is cut."""
 
 
 @dataclass
@@ -134,14 +140,12 @@ def _cost(cost: Cost) -> dict[str, Any]:
 def print_result(place: Place, plan: ImportPlan, outcome: Outcome, costs: Costs) -> None:
     """The tables to stdout, what is worth a remark to stderr."""
     console = make_console(place.env)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE_COLUMNS)
     report = plan.report
     if report.sessions:
         for make_table in (_sessions_table, _agents_table):
             shapes = [
                 (count, COLUMNS),
-                *((compact, COLUMNS[:n]) for n in range(len(COLUMNS), 1, -1)),
+                *((compact, columns) for columns in fewer(COLUMNS, DROPPED_FIRST)),
             ]
             tables = (make_table(report, costs, show, columns) for show, columns in shapes)
             console.print(first_that_fits(console, tables))
@@ -195,6 +199,9 @@ COLUMNS = (
     "unpriced",
 )
 
+DROPPED_FIRST = ("unpriced", "cache write", "cache read", "responses", "runs", "input", "output")
+"""What a narrow terminal does without, in this order."""
+
 
 def _sessions_table(
     report: ImportReport, costs: Costs, show: Show, columns: Sequence[str]
@@ -205,9 +212,10 @@ def _sessions_table(
         table.add_row(f"({count(len(left_out))} more)")
     for session in report.sessions[-SESSIONS_SHOWN:]:
         cells = _cells(session, show, costs.sessions.get(session.session_id, Cost()))
-        table.add_row(one_line(session.session_id[:ID_CHARS]), *cells[: len(columns)])
+        table.add_row(one_line(session.session_id[:ID_CHARS]), *_pick(cells, columns))
     table.add_section()
-    table.add_row("total", *_cells(report, show, costs.total)[: len(columns)], style="bold")
+    total = _pick(_cells(report, show, costs.total), columns)
+    table.add_row("total", *total, style="bold")
     return table
 
 
@@ -215,7 +223,7 @@ def _agents_table(report: ImportReport, costs: Costs, show: Show, columns: Seque
     table = _table("agent", columns)
     for name, share in report.agents.items():
         cells = _cells(share, show, costs.agents.get(name, Cost()))
-        table.add_row(one_line(name), *cells[: len(columns)])
+        table.add_row(one_line(name), *_pick(cells, columns))
     return table
 
 
@@ -230,15 +238,20 @@ def _table(first: str, others: Sequence[str]) -> Table:
     return table
 
 
-def _cells(found: Any, show: Show, cost: Cost) -> list[str]:
+def _pick(cells: Mapping[str, str], columns: Sequence[str]) -> list[str]:
+    return [cells[name] for name in columns]
+
+
+def _cells(found: Any, show: Show, cost: Cost) -> dict[str, str]:
     """What stands in ``COLUMNS``."""
     tokens = found.tokens
-    figures = [
-        found.runs,
-        found.responses,
-        tokens.input,
-        tokens.cache_read,
-        tokens.cache_write,
-        tokens.output,
-    ]
-    return [*map(show, figures), dollars(cost.dollars), show(cost.unpriced)]
+    return {
+        "runs": show(found.runs),
+        "responses": show(found.responses),
+        "input": show(tokens.input),
+        "cache read": show(tokens.cache_read),
+        "cache write": show(tokens.cache_write),
+        "output": show(tokens.output),
+        "cost": cost_of(cost.dollars, cost.unpriced),
+        "unpriced": show(cost.unpriced),
+    }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from tallymarkd.streams import give_up
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
@@ -18,8 +20,14 @@ if TYPE_CHECKING:
 NOTHING = "-"
 """Stands where there is no value."""
 
+ROW_NAME_WIDTH = 13
+"""Of the names before the values in a list of them."""
+
 UNBOUNDED_COLUMNS = 10_000
 """Wider than any table."""
+
+UNKNOWN = "?"
+"""Stands for a cost of which nothing is known."""
 
 MINUTE = 60
 HOUR = 60 * MINUTE
@@ -30,12 +38,13 @@ DATE_AFTER_SECONDS = 60 * DAY
 def make_console(env: Mapping[str, str], *, err: bool = False) -> Console:
     """A console without colours where there is no terminal, or NO_COLOR is set.
 
-    Nothing is taken for markup: names come from elsewhere.
+    Nothing is taken for markup: names come from elsewhere. Where neither a terminal
+    nor COLUMNS sets a width, nothing is cut.
     """
     from rich.console import Console
 
     plain = bool(env.get("NO_COLOR")) or env.get("TERM") == "dumb"
-    return Console(
+    console = Console(
         stderr=err,
         color_system=None if plain else "auto",
         markup=False,
@@ -43,6 +52,14 @@ def make_console(env: Mapping[str, str], *, err: bool = False) -> Console:
         emoji=False,
         soft_wrap=False,
     )
+    if not console.is_terminal and not env.get("COLUMNS"):
+        console.width = UNBOUNDED_COLUMNS
+    return console
+
+
+def is_bounded(console: Console) -> bool:
+    """Whether there is a width to keep to."""
+    return console.width < UNBOUNDED_COLUMNS
 
 
 def first_that_fits(console: Console, tables: Iterable[Table]) -> Table:
@@ -62,9 +79,21 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(raw, indent=2))
 
 
+def show_rows(title: str, rows: Iterable[tuple[str, str]], lines: Iterable[str] = ()) -> None:
+    """What is found, for people: a title, each value behind its name, and lines below."""
+    click.echo(one_line(title))
+    for name, value in rows:
+        click.echo(f"  {name:<{ROW_NAME_WIDTH}}{one_line(value)}")
+    for line in lines:
+        click.echo(f"  {one_line(line)}")
+
+
 def say(text: str) -> None:
-    """One line for a person, on stderr."""
-    click.echo(one_line(text), err=True)
+    """One line for a person, on stderr. Where that cannot be written, nothing fails by it."""
+    try:
+        click.echo(one_line(text), err=True)
+    except OSError:
+        give_up(sys.stderr)
 
 
 def count(number: float) -> str:
@@ -92,6 +121,19 @@ def dollars(cost: float) -> str:
     if cost and abs(cost) < 0.00005:
         return "<$0.0001"
     return f"${cost:,.2f}" if abs(cost) >= 1 or not cost else f"${cost:.4f}"
+
+
+def cost_of(cost: float, unpriced: int) -> str:
+    """Money, of which so many usages have no price: what is unknown is never shown as free."""
+    if not unpriced:
+        return dollars(cost)
+    return f"≥ {dollars(cost).lstrip('<')}" if cost else UNKNOWN
+
+
+def fewer(columns: Sequence[str], dropped_first: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The columns, and ever fewer of them, without those that are dropped first."""
+    for number in range(len(dropped_first) + 1):
+        yield tuple(name for name in columns if name not in dropped_first[:number])
 
 
 def percent(share: float | None) -> str:

@@ -12,13 +12,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 
 from tallymark import paths
+from tallymark.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
 
-STATE_DIR_VARIABLE = "TALLYMARK_STATE_DIR"
-SOCKET_VARIABLE = "TALLYMARK_SOCKET"
+
+class NoStateDir(UsageError):
+    """What was said does not tell which state directory is meant."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +34,43 @@ class Place:
 
     def sockets(self) -> list[Path]:
         """Sockets to try, in order. An option goes before any variable."""
-        if self.socket:
-            return paths.socket_candidates(self.socket, self.env)
-        if self.state_dir:
-            return self._in(self.state_dir)
-        if not self.env.get(SOCKET_VARIABLE) and self.env.get(STATE_DIR_VARIABLE):
-            return self._in(self.env[STATE_DIR_VARIABLE])
-        return paths.socket_candidates(None, self.env)
+        said = paths.socket_path(paths.absolute(self.state_dir)) if self.state_dir else None
+        return paths.socket_candidates(self.socket or said, self.env)
 
     def explicit_socket(self) -> Path | None:
         """The socket to give a ``Client``; None where it looks itself for user's and system's."""
         sockets = self.sockets()
         return sockets[0] if len(sockets) == 1 else None
 
-    def _in(self, state_dir: str) -> list[Path]:
-        return [paths.check_socket_path(paths.socket_path(_absolute(state_dir)))]
-
     def state_dirs(self) -> list[Path]:
-        """State directories that belong to the sockets, for reading without a daemon."""
-        given = self.state_dir or (None if self.socket else self.env.get(STATE_DIR_VARIABLE))
-        if given:
-            return [_absolute(given)]
-        user = paths.state_dir(self.env)
-        sockets = self.sockets()
-        if sockets == paths.socket_candidates(None, {**self.env, SOCKET_VARIABLE: ""}):
-            return [user, paths.SYSTEM_STATE_DIR]
-        if sockets == [paths.SYSTEM_SOCKET]:
-            return [paths.SYSTEM_STATE_DIR]
-        above = sockets[0].parent.parent
-        return [above if sockets[0] == paths.socket_path(above) else user]
+        """State directories to look into without a daemon; a command that works on one
+        takes the first. An option goes before any variable.
+
+        Raises ``NoStateDir`` where a socket was said that tells none: another daemon's
+        directory is not to be taken for its.
+        """
+        if self.state_dir:
+            return [paths.absolute(self.state_dir)]
+        socket = self.socket or self.env.get(paths.SOCKET_VARIABLE, "")
+        around = _state_dir_around(paths.absolute(socket)) if socket else None
+        said = paths.said_state_dir(self.env)
+        found = (around or said) if self.socket else (said or around)
+        if found is not None:
+            return [found]
+        if socket:
+            raise NoStateDir(
+                f"cannot tell which state directory belongs to {socket}; give --state-dir"
+            )
+        return [paths.state_dir(self.env), paths.SYSTEM_STATE_DIR]
 
 
-def _absolute(path: str) -> Path:
-    return Path(os.path.normpath(Path(path).expanduser().absolute()))
+def _state_dir_around(socket: Path) -> Path | None:
+    """The state directory whose usual socket this is; None for a socket anywhere else."""
+    if socket == paths.SYSTEM_SOCKET:
+        return paths.SYSTEM_STATE_DIR
+    above = socket.parent.parent
+    usual = socket == paths.socket_path(above) and above != above.parent
+    return above if usual else None
 
 
 def place_options(function: F) -> F:

@@ -1,6 +1,7 @@
 """What is shown: from the daemon, and without it from what is on disk.
 
-What comes from files is labelled so on stderr, with the time of its last change.
+What comes from files is labelled so on stderr, with the time of its last change and the
+directory it is from.
 """
 
 from __future__ import annotations
@@ -13,19 +14,13 @@ from typing import Any
 
 import msgspec
 
-from tallymark.errors import DeliveryError, TallymarkError
+from tallymark.errors import DeliveryError
 from tallymark.fs import OsFileSystem
 from tallymark.state import DashboardState
 from tallymarkd.cli.asking import ask_projects, ask_state
 from tallymarkd.cli.output import local, say
-from tallymarkd.cli.place import Place
-
-ABSENT = "it is not running"
-"""In the message about a daemon that is simply not there."""
-
-
-class NothingToRead(TallymarkError):
-    """Neither a daemon nor a saved state."""
+from tallymarkd.cli.place import NoStateDir, Place
+from tallymarkd.cli.unreached import Unreached, is_absent
 
 
 @dataclass(frozen=True)
@@ -34,10 +29,11 @@ class Saved:
 
     state: DashboardState
     updated_at: datetime
+    state_dir: Path
 
 
 def read_projects(place: Place) -> list[dict[str, Any]]:
-    """Every project's overview."""
+    """Every project's overview. Raises ``Unreached`` without a daemon and without files."""
     try:
         return msgspec.json.decode(ask_projects(place), type=list[dict[str, Any]])
     except DeliveryError as error:
@@ -47,7 +43,10 @@ def read_projects(place: Place) -> list[dict[str, Any]]:
 
 
 def read_state(place: Place, project: str) -> bytes:
-    """A project's DashboardState as JSON. Raises ``NothingToRead`` for an unknown one."""
+    """A project's DashboardState as JSON.
+
+    Raises ``QuestionRefused`` for an unknown one, without a daemon ``Unreached``.
+    """
     try:
         return ask_state(place, project)
     except DeliveryError as error:
@@ -56,19 +55,22 @@ def read_state(place: Place, project: str) -> bytes:
 
 
 def _saved(place: Place, cause: DeliveryError, project: str | None = None) -> list[Saved]:
-    directories = place.state_dirs()
+    what = "any state" if project is None else f"the state of project {project!r}"
+    try:
+        directories = place.state_dirs()
+    except NoStateDir as error:
+        raise Unreached(f"cannot show {what}", cause, str(error)) from None
     states = read_states(directories)
     found = [each for each in states if project in (None, each.state.project_name)]
     if not found:
-        what = "any state" if project is None else f"the state of project {project!r}"
         where = " or ".join(str(directory) for directory in directories)
-        raise NothingToRead(f"cannot show {what}: {cause}; and nothing of it is saved in {where}")
+        raise Unreached(f"cannot show {what}", cause, f"nothing of it is saved in {where}")
     why = "tallymarkd is not running"
-    if ABSENT not in str(cause):
+    if not is_absent(cause):
         say(str(cause))
         why = "tallymarkd does not answer"
     newest = max(each.updated_at for each in found)
-    say(f"{why}: showing the last durable state of {local(newest)}")
+    say(f"{why}: showing the last durable state of {local(newest)}, in {found[0].state_dir}")
     return found
 
 
@@ -95,4 +97,4 @@ def _states_in(state_dir: Path) -> Iterator[Saved]:
         say(f"cannot read {state_dir}: {error.strerror}")
         return
     for _, state in sorted(books.projects.items()):
-        yield Saved(snapshot(state), state.board.updated_at)
+        yield Saved(snapshot(state), state.board.updated_at, state_dir)

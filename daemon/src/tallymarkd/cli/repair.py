@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from tallymarkd.cli.output import count, many, print_json, size
+from tallymark.errors import TallymarkError
+from tallymarkd.cli.output import count, many, print_json, show_rows, size
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.state_dir import (
@@ -16,15 +17,13 @@ from tallymarkd.cli.state_dir import (
     bytes_to_read,
     chosen_state_dir,
     journal_settings,
+    no_answer,
     prepare_recovery,
     state_dir_argument,
 )
-from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
     from tallymarkd.core.recovery_report import RecoveryReport
-
-WIDTH = 13
 
 
 @click.command(name="repair")
@@ -38,37 +37,37 @@ def command(place: Place, given: Path | None) -> int:
     index rebuilt from the journal, losses named and counted, once. Refuses while
     tallymarkd runs on the directory.
 
-    Exit code 0 nothing was lost, 1 something was, 2 no state directory.
+    Exit code 0 nothing was lost, 1 something was, be it history that the totals still
+    have, 2 it could not be done: no state directory, a running tallymarkd.
     """
-    from tallymarkd.core.repair import repair
-    from tallymarkd.place import refuse_unsafe
-
     root = chosen_state_dir(place, given)
-    refuse_unsafe(root)
-    settings = journal_settings(place, root)
-    prepare_recovery()
-    with Progress(place, "repair", bytes_to_read(root), in_bytes=True) as progress:
-        report = repair(MeteredFileSystem(progress), root, settings)
+    try:
+        report = _repair(place, root)
+    except (TallymarkError, OSError) as error:
+        return no_answer(place, "repair", root, error)
     if place.as_json:
         print_json({"state_dir": str(root), **_as_dict(report)})
     else:
-        show(root, report)
-    return 1 if report.new_losses else 0
+        show_rows(f"{root}: settled, {_verdict(report)}", rows(report), report.lines())
+    return 1 if report.new_losses or report.new_history else 0
+
+
+def _repair(place: Place, root: Path) -> RecoveryReport:
+    from tallymarkd.cli.stopping import telling_how_to_stop
+    from tallymarkd.core.repair import repair
+    from tallymarkd.place import refuse_unsafe
+
+    refuse_unsafe(root)
+    settings = journal_settings(place, root)
+    prepare_recovery()
+    work = Progress(place, "repair", bytes_to_read(root), in_bytes=True)
+    with telling_how_to_stop(place), work as progress:
+        return repair(MeteredFileSystem(progress), root, settings)
 
 
 def _as_dict(report: RecoveryReport) -> dict[str, object]:
     found: dict[str, object] = msgspec.to_builtins(report)
     return found
-
-
-def show(root: Path, report: RecoveryReport) -> None:
-    """Print it for people."""
-    verdict = "events were lost" if report.new_losses else "nothing was lost"
-    click.echo(f"{one_line(str(root))}: settled, {verdict}")
-    for name, value in rows(report):
-        click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
-    for line in report.lines():
-        click.echo(f"  {one_line(line)}")
 
 
 def rows(report: RecoveryReport) -> list[tuple[str, str]]:
@@ -84,7 +83,22 @@ def rows(report: RecoveryReport) -> list[tuple[str, str]]:
         ("replayed", many(report.events_replayed, "event")),
         ("cut", f"{size(report.cut_bytes)} torn, never acknowledged"),
         ("kept aside", many(len(report.quarantined), "file")),
-        ("index", "rebuilt" if report.index_rebuilt else "whole"),
-        ("lost", many(report.new_losses, "place") if report.new_losses else "nothing"),
+        ("index", f"made anew: {report.index_reason}" if report.index_rebuilt else "whole"),
+        ("lost", _lost(report)),
         ("next number", count(report.next_lsn)),
     ]
+
+
+def _verdict(report: RecoveryReport) -> str:
+    if report.new_losses:
+        return "events were lost"
+    return "some history was lost, and no total" if report.new_history else "nothing was lost"
+
+
+def _lost(report: RecoveryReport) -> str:
+    parts = []
+    if report.new_losses:
+        parts.append(many(report.new_losses, "place"))
+    if report.new_history:
+        parts.append(f"{many(report.new_history, 'place')} of the history, and no total")
+    return "; ".join(parts) or "nothing"

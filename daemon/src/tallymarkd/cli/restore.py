@@ -9,25 +9,23 @@ import click
 import msgspec
 
 from tallymark.fs import OsFileSystem
-from tallymarkd.cli.output import count, local, many, print_json, size
+from tallymarkd.cli.output import count, local, many, print_json, show_rows, size
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.progress import Progress
 from tallymarkd.cli.state_dir import (
+    DIRECTORY,
     PASSES,
     MeteredFileSystem,
     journal_settings,
     prepare_recovery,
 )
-from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
     from tallymarkd.core.restoring import RestoreReport
 
-WIDTH = 13
-
 
 @click.command(name="restore")
-@click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path))
+@click.argument("backup", metavar="BACKUP", type=DIRECTORY)
 @click.option("--replace", is_flag=True, help="Move a state that is there aside, in its directory.")
 @json_option
 @with_place
@@ -43,6 +41,7 @@ def command(place: Place, backup: Path, replace: bool) -> int:
     Exit code 0 it is restored, 1 something failed and the message says whether the state is
     the old one or the new one, 2 BACKUP is no backup.
     """
+    from tallymarkd.cli.stopping import telling_how_to_stop
     from tallymarkd.core.backup_manifest import read_manifest
     from tallymarkd.core.restoring import restore_backup
     from tallymarkd.place import refuse_unsafe
@@ -52,7 +51,8 @@ def command(place: Place, backup: Path, replace: bool) -> int:
     refuse_unsafe(root)
     total = read_manifest(OsFileSystem(), backup).size_bytes
     prepare_recovery()
-    with Progress(place, "restore", total * (1 + PASSES), in_bytes=True) as progress:
+    work = Progress(place, "restore", total * (1 + PASSES), in_bytes=True)
+    with telling_how_to_stop(place), work as progress:
         report = restore_backup(
             MeteredFileSystem(progress),
             backup,
@@ -63,7 +63,7 @@ def command(place: Place, backup: Path, replace: bool) -> int:
     if place.as_json:
         print_json(_without_files(report))
     else:
-        show(report)
+        show_rows(f"{report.state_dir}: restored", rows(report))
     return 0
 
 
@@ -73,13 +73,6 @@ def _without_files(report: RestoreReport) -> dict[str, object]:
     assert isinstance(manifest, dict)
     del manifest["files"]
     return found
-
-
-def show(report: RestoreReport) -> None:
-    """Print it for people."""
-    click.echo(f"{one_line(report.state_dir)}: restored")
-    for name, value in rows(report):
-        click.echo(f"  {name:<{WIDTH}}{one_line(value)}")
 
 
 def rows(report: RestoreReport) -> list[tuple[str, str]]:
@@ -98,7 +91,13 @@ def rows(report: RestoreReport) -> list[tuple[str, str]]:
 
 def _lacks(report: RestoreReport) -> str:
     if report.lacks is None:
+        if not report.backup.live:
+            return (
+                f"nothing, if tallymarkd was not started again: it was stopped at "
+                f"{local(report.backup.begun_at)}, and the backup is complete as of then"
+            )
         return "what was acknowledged after the backup; nothing shows how much that is"
     if not report.lacks:
-        return "nothing that the replaced state had"
-    return f"{many(report.lacks, 'event')} that the replaced state had; the ledger names them"
+        return "nothing that the replaced state had stored"
+    lacks = many(report.lacks, "event")
+    return f"{lacks} that the replaced state had stored; the ledger names them"

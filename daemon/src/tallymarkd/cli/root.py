@@ -16,8 +16,10 @@ import click
 
 from tallymark.errors import TallymarkError, UsageError
 from tallymarkd._version import __version__
+from tallymarkd.cli.output import say
 from tallymarkd.cli.place import Place, json_option, place_options
-from tallymarkd.text import one_line
+from tallymarkd.streams import give_up, print_failed, provide_streams
+from tallymarkd.text import one_line, short_quotes
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -79,21 +81,38 @@ class LazyGroup(click.Group):
 )
 @place_options
 @json_option
+@click.option("every_agent", "--all", is_flag=True, help="The numbers of every agent.")
+@click.option("--project", metavar="NAME", help="The numbers of this project alone.")
 @click.version_option(__version__, message="tallymark %(version)s")
 @click.pass_context
-def root(ctx: click.Context, state_dir: str | None, socket: str | None, as_json: bool) -> int:
+def root(
+    ctx: click.Context,
+    state_dir: str | None,
+    socket: str | None,
+    as_json: bool,
+    every_agent: bool,
+    project: str | None,
+) -> int:
     """Show what the agents on this machine did. Alone: the numbers on one screen."""
     place = Place(state_dir, socket, as_json, os.environ)
     ctx.obj = place
-    if ctx.invoked_subcommand is not None:
-        return 0
-    from tallymarkd.cli.numbers import show_numbers
+    command = ctx.invoked_subcommand
+    if command is None:
+        from tallymarkd.cli.numbers import show_numbers
 
-    return show_numbers(place)
+        return show_numbers(place, every_agent=every_agent, project=project)
+    if every_agent or project is not None:
+        option = "--all" if every_agent else "--project"
+        raise click.UsageError(
+            f"{option} before {command} is understood only for the numbers, without a command"
+        )
+    return 0
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command; gives its exit code. What fails is told in one line on stderr."""
+    """Run the command; gives its exit code. What fails is told on stderr: in one line, or in
+    more where the error has notes."""
+    provide_streams()
     try:
         code = _run(list(args))
         sys.stdout.flush()
@@ -105,13 +124,15 @@ def run(args: Sequence[str]) -> int:
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except BrokenPipeError:
-        _write_to_nobody()
+        give_up(sys.stdout)
         return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except TallymarkError as error:
-        return _fail(str(error), EXIT_FAILED)
+        return _fail(str(error), EXIT_FAILED, getattr(error, "__notes__", ()))
     except OSError as error:
+        if print_failed():
+            return _fail(f"cannot print: {error.strerror or error}", EXIT_FAILED)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{place}{error.strerror or error}", EXIT_FAILED)
 
@@ -131,27 +152,19 @@ def _run(args: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _write_to_nobody() -> None:
-    """The interpreter flushes stdout once more at its end, and must not fail again.
-
-    What is left fits into the pipe, from which nobody reads either.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        _, nowhere = os.pipe()
-        os.dup2(nowhere, sys.stdout.fileno())
-
-
-def _fail(text: str, code: int) -> int:
+def _fail(text: str, code: int, notes: Sequence[str] = ()) -> int:
     text = one_line(text)
     if not text.startswith("cannot "):
         text = f"cannot go on: {text}"
-    click.echo(f"tallymark: {text}", err=True)
+    say(f"tallymark: {text}")
+    for note in notes:
+        say(f"  {note}")
     return code
 
 
 def _click_text(error: click.ClickException) -> str:
     # click lists choices on lines of their own.
-    text = " ".join(error.format_message().split()).rstrip(".")
+    text = short_quotes(" ".join(error.format_message().split())).rstrip(".")
     ctx = getattr(error, "ctx", None)
     command = ctx.command_path if ctx is not None else "tallymark"
     return f"cannot run: {text[:1].lower()}{text[1:]}; {command} --help says what is right"

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from tallymark import paths
 from tallymark.fs import OsFileSystem
 from tallymark.protocol.messages import HealthReport
 from tallymarkd.cli.output import print_json, say
-from tallymarkd.cli.place import STATE_DIR_VARIABLE, Place, json_option, with_place
+from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.text import one_line
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def show(status: Status) -> None:
 def _given_state_dir(place: Place) -> Path | None:
     """The one that was said to be used; not the usual one."""
     if place.state_dir:
-        return Path(place.state_dir)
-    return Path(place.env[STATE_DIR_VARIABLE]) if place.env.get(STATE_DIR_VARIABLE) else None
+        return paths.absolute(place.state_dir)
+    return paths.said_state_dir(place.env)
 
 
 def _machine(place: Place) -> Machine:

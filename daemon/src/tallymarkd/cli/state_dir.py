@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from tallymark.errors import TallymarkError
 from tallymark.fs import OsFileSystem
+from tallymarkd.cli.output import print_json, say
 from tallymarkd.cli.place import Place
 from tallymarkd.cli.progress import Progress
 
@@ -22,15 +24,18 @@ F = TypeVar("F", bound=Callable[..., object])
 
 PRIVATE_UMASK = 0o077
 
+EXIT_NO_ANSWER = 2
+
+DIRECTORY = click.Path(path_type=Path, readable=False)
+"""An argument. That it cannot be read is told by who reads it, with whose it is."""
+
 PASSES = 2
 """How often every segment is read: once to judge it, once to count."""
 
 
 def state_dir_argument(function: F) -> F:
     """Add STATE_DIR, which may be left out."""
-    return click.argument(
-        "given", metavar="[STATE_DIR]", required=False, type=click.Path(path_type=Path)
-    )(function)
+    return click.argument("given", metavar="[STATE_DIR]", required=False, type=DIRECTORY)(function)
 
 
 def chosen_state_dir(place: Place, given: Path | None) -> Path:
@@ -54,6 +59,19 @@ def journal_settings(place: Place, root: Path) -> JournalSettings:
     )
 
 
+def no_answer(place: Place, verb: str, root: Path, error: TallymarkError | OSError) -> int:
+    """Tell why a question about the directory has no answer; gives the exit code, which is
+    another than that of a bad answer."""
+    text = str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = f"cannot {verb} {root}: {where}{error.strerror or error}"
+    if place.as_json:
+        print_json({"state_dir": str(root), "error": text})
+    say(f"tallymark: {text}")
+    return EXIT_NO_ANSWER
+
+
 def prepare_recovery() -> None:
     """What is found is in the account and not to be logged; the index's files are others'
     to create."""
@@ -75,9 +93,12 @@ class MeteredFileSystem(OsFileSystem):
 
 def bytes_to_read(root: Path) -> int:
     """About how much will be read, for the progress bar."""
-    sizes = [_size(path) for path in (root / "journal").glob("*.seg")]
-    others = [_size(path) for path in (root / "projects").glob("*/.agent_metrics.json*")]
-    return PASSES * (sum(sizes) + sum(others))
+    try:
+        sizes = [_size(path) for path in (root / "journal").glob("*.seg")]
+        sizes += [_size(path) for path in (root / "projects").glob("*/.agent_metrics.json*")]
+    except OSError:
+        return 0  # what cannot be read is told by who reads it
+    return PASSES * sum(sizes)
 
 
 def _size(path: Path) -> int:

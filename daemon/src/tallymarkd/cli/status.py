@@ -7,9 +7,10 @@ import click
 from tallymark.errors import DeliveryError
 from tallymark.protocol.messages import HealthReport
 from tallymarkd.cli.asking import ask_health
-from tallymarkd.cli.output import NOTHING, count, local, many, print_json, size, span
+from tallymarkd.cli.output import NOTHING, count, local, many, print_json, say, size, span
 from tallymarkd.cli.place import Place, json_option, with_place
 from tallymarkd.cli.report import as_dict, print_reasons
+from tallymarkd.cli.unreached import remedy, where
 from tallymarkd.text import one_line
 
 WIDTH = 13
@@ -28,7 +29,10 @@ def command(place: Place) -> int:
     except DeliveryError as error:
         if place.as_json:
             print_json({"running": False, "cause": str(error)})
-        click.echo(f"tallymark: {one_line(str(error))}", err=True)
+        first, *others = [*where(error), *remedy(error)]
+        say(f"tallymark: {first}")
+        for line in others:
+            say(f"  {line}")
         return 1
     if place.as_json:
         print_json({"running": True, **as_dict(answer)})

@@ -16,16 +16,12 @@ import msgspec
 from tallymark.events import (
     EVENT_BYTES_MAX,
     EVENT_DEPTH_MAX,
-    EVENT_TYPES,
     ID_CHARS_MAX,
-    TEXT_CHARS_MAX,
     Event,
     RunEnd,
-    RunStart,
-    SessionEnd,
-    SessionStart,
     Usage,
 )
+from tallymark.faults import ID_FIELDS, cut_texts, find_fault
 from tallymark.protocol.nesting import NIL, is_deep, is_too_deep
 from tallymarkd.core.entry import (
     DECODE_ERRORS,
@@ -41,10 +37,6 @@ from tallymarkd.core.entry import (
 )
 from tallymarkd.core.keys import Keys, key_hash, pack_keys
 from tallymarkd.core.stretch import condense
-
-CUT_MARK = "… [cut]"
-ID_FIELDS = ("event_id", "agent_name", "session_id", "run_id", "parent_run_id", "project",
-             "dedupe_key")  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
 _fields_decoder = msgspec.msgpack.Decoder(dict[str, Any])
@@ -143,9 +135,10 @@ class Admission:
             if event is None:
                 continue
             if not isinstance(event, OtherEvent):
-                fault = _fault(event, project)
+                fault = find_fault(event, project)
                 if fault is not None:
-                    work.refuse(index, *fault)
+                    code, message = fault
+                    work.refuse(index, Verdict[code.upper()], message)
                     continue
                 if isinstance(event, RunEnd | Usage) and (
                     event.estimated_cost_usd is None or not event.event_id
@@ -257,7 +250,7 @@ class _Work:
                             f"`{name}` has {len(value)} characters; "
                             f"at most {ID_CHARS_MAX} are allowed")  # fmt: skip
                 return
-        if not _cut(fields):
+        if not cut_texts(fields):
             self.refuse(index, Verdict.INVALID_FIELD, reason)
             return
         encoded = _encoder.encode(fields)
@@ -328,37 +321,6 @@ def _worth_a_look(events: list[Any]) -> list[int]:
     ]
 
 
-def _fault(event: Event, project: str) -> tuple[Verdict, str] | None:
-    if event.project and event.project != project:
-        return Verdict.WRONG_PROJECT, f"`project` is {event.project!r}, the sender's is {project!r}"
-    if isinstance(event, RunEnd | Usage):
-        cached = event.cache_read_tokens + event.cache_write_tokens
-        if cached > event.input_tokens:
-            message = (
-                f"`cache_read_tokens` + `cache_write_tokens` = {cached} exceed `input_tokens` = "
-                f"{event.input_tokens}, which includes them"
-            )
-            return Verdict.CACHE_EXCEEDS_INPUT, message
-    if isinstance(event, RunEnd | RunStart) and not event.agent_name:
-        return Verdict.MISSING_FIELD, "`agent_name` is missing"
-    if isinstance(event, RunStart) and not event.run_id and not event.event_id:
-        return Verdict.MISSING_FIELD, "`run_id` is missing"
-    if isinstance(event, SessionStart | SessionEnd) and not event.session_id:
-        return Verdict.MISSING_FIELD, "`session_id` is missing"
-    if event.attrs is not None:
-        return _attrs_fault(event.attrs)
-    return None
-
-
-def _attrs_fault(attrs: dict[str, Any]) -> tuple[Verdict, str] | None:
-    """State files are JSON, so what has no form in JSON cannot be kept."""
-    try:
-        msgspec.json.encode(attrs)
-    except (TypeError, ValueError, RecursionError) as error:
-        return Verdict.INVALID_FIELD, f"`attrs` cannot be written as JSON: {error}"
-    return None
-
-
 def _key(event: Event | OtherEvent, *, key_by_id: bool) -> str:
     if isinstance(event, OtherEvent):
         key = _text(event.fields.get("dedupe_key"))
@@ -372,27 +334,6 @@ def _key(event: Event | OtherEvent, *, key_by_id: bool) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _cut(fields: dict[str, Any]) -> bool:
-    """Cut every text that is over its limit; true when there was one."""
-    known = EVENT_TYPES.get(_text(fields.get("type")))
-    found = False
-    for name in known.__struct_fields__ if known else ():
-        value = fields.get(name)
-        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX:
-            fields[name] = _shortened(value)
-            found = True
-        elif name == "artifacts" and isinstance(value, list):
-            for at, item in enumerate(value):
-                if isinstance(item, str) and len(item) > TEXT_CHARS_MAX:
-                    value[at] = _shortened(item)
-                    found = True
-    return found
-
-
-def _shortened(text: str) -> str:
-    return text[: TEXT_CHARS_MAX - len(CUT_MARK)] + CUT_MARK
 
 
 def _array(parts: list[Any]) -> bytes:

@@ -97,6 +97,11 @@ def refuse_target(fs: FileSystem, target: Path, root: Path) -> None:
     real, real_root = target.resolve(), root.resolve()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise PathError(f"cannot back up to {target}: it is no directory; choose another name")
+    if not target.parent.is_dir():
+        raise PathError(
+            f"cannot back up to {target}: there is no directory {target.parent}; mount what "
+            "belongs there, or make it first"
+        )
     if fs.names(target):
         raise PathError(
             f"cannot back up to {target}: it is not empty; choose a directory that does not exist"

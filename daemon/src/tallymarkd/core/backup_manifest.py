@@ -12,6 +12,7 @@ import msgspec
 
 from tallymark.errors import DamagedError, NewerFormatError, PathError
 from tallymark.fs import FileSystem, read_file
+from tallymarkd.core.refusals import refuse_unreadable
 from tallymarkd.storage.sealed import SealedDocument, decode_document, encode_document
 
 MANIFEST_FORMAT = 1
@@ -78,26 +79,28 @@ def _refuse_outside(path: str) -> None:
         raise DamagedError(f"it names {path!r}, which is no file of a backup")
 
 
-def read_manifest(fs: FileSystem, backup: Path) -> Manifest:
-    """What the backup in this directory says of itself.
+def read_manifest(fs: FileSystem, backup: Path, verb: str = "restore") -> Manifest:
+    """What the backup in this directory says of itself. ``verb`` is what cannot be done
+    with one that does not.
 
     Raises ``PathError`` where there is none, ``DamagedError``, ``NewerFormatError``,
-    ``OSError``.
+    ``StorageError`` for another user's, ``OSError``.
     """
     path = backup / MANIFEST_NAME
+    refuse_unreadable(fs, backup, verb)
     try:
         return decode_manifest(read_file(fs, path))
     except (FileNotFoundError, NotADirectoryError):
         raise PathError(
-            f"cannot restore {backup}: it is no backup, it has no {MANIFEST_NAME}; give the "
+            f"cannot {verb} {backup}: it is no backup, it has no {MANIFEST_NAME}; give the "
             "directory that `tallymark backup` made"
         ) from None
     except NewerFormatError as error:
         raise NewerFormatError(
-            f"cannot restore {backup}: {path} has {error}; install the version that took it"
+            f"cannot {verb} {backup}: {path} has {error}; install the version that took it"
         ) from None
     except DamagedError as error:
         raise DamagedError(
-            f"cannot restore {path}: {error}; the backup is damaged, nothing was changed: "
+            f"cannot {verb} {path}: {error}; the backup is damaged, nothing was changed: "
             "use another backup"
         ) from None

@@ -182,7 +182,10 @@ class Checkpointer:
         target = self._targets.get(name)
         if target is None:
             directory = self._layout.project(name) if name else self._layout.root
-            file = StateFile(self._fs, directory, PROJECT_FILE if name else SERVER_FILE)
+            file = StateFile(
+                self._fs, directory, PROJECT_FILE if name else SERVER_FILE,
+                aside_prefix=directory.name if name else "",
+            )  # fmt: skip
             target = self._targets[name] = _Target(file)
         return target
 

@@ -11,6 +11,8 @@ from tallymark.errors import DamagedError
 from tallymark.fs import READ_CHUNK_BYTES, FileSystem
 from tallymarkd.core.backup_manifest import FileEntry
 
+MISSING = "it is missing"
+
 _A_DIRECTORY = (errno.EISDIR, errno.EPERM)
 """What unlink says of a directory, on Linux and on macOS."""
 
@@ -56,11 +58,29 @@ def copy_back(fs: FileSystem, backup: Path, entry: FileEntry, target: Path) -> N
     except FileNotFoundError as error:
         if fs.exists(source):
             raise
-        raise _damaged(source, "it is missing") from error
-    if found.size_bytes != entry.size_bytes:
-        raise _damaged(source, f"it has {found.size_bytes} bytes instead of {entry.size_bytes}")
-    if found.sha256 != entry.sha256:
-        raise _damaged(source, "its checksum does not hold")
+        raise _damaged(source, MISSING) from error
+    if fault := _fault(entry, found.size_bytes, found.sha256):
+        raise _damaged(source, fault)
+
+
+def fault_in_backup(fs: FileSystem, backup: Path, entry: FileEntry) -> str:
+    """What is wrong with a file of a backup; empty when nothing is. Raises ``OSError``
+    for one that is there and cannot be read."""
+    source = backup / entry.path
+    digest, size = sha256(), 0
+    try:
+        for chunk in chunks_of(fs, source):
+            digest.update(chunk)
+            size += len(chunk)
+    except FileNotFoundError:
+        return MISSING
+    return _fault(entry, size, digest.hexdigest())
+
+
+def _fault(entry: FileEntry, size_bytes: int, digest: str) -> str:
+    if size_bytes != entry.size_bytes:
+        return f"it has {size_bytes} bytes instead of {entry.size_bytes}"
+    return "" if digest == entry.sha256 else "its checksum does not hold"
 
 
 def _damaged(path: Path, what: str) -> DamagedError:

@@ -11,6 +11,7 @@ import msgspec
 
 from tallymarkd.core.entry import Verdict
 from tallymarkd.storage.sealed import SealedDocument, decode_document, encode_document
+from tallymarkd.text import span
 
 SERVER_FORMAT = 1
 
@@ -51,17 +52,18 @@ class Loss(msgspec.Struct, kw_only=True):
 
     def text(self) -> str:
         """What is missing, in a person's words."""
-        parts = [_events_text(self.events, exact=bool(self.producer))]
+        parts = [events_text(self.events, exact=bool(self.producer))]
         if self.producer:
             parts.append(f"of producer {self.producer}")
             if self.through_seq:
-                parts.append(f"(seq {self.from_seq} to {self.through_seq})")
+                parts.append(f"({span('seq', 'seq', self.from_seq, self.through_seq)})")
         if 0 < self.from_lsn <= self.through_lsn:
-            parts.append(f"at numbers {self.from_lsn} to {self.through_lsn}")
+            parts.append(f"at {span('number', 'numbers', self.from_lsn, self.through_lsn)}")
         return f"{' '.join(parts)}: {self.reason}"
 
 
-def _events_text(events: int, *, exact: bool) -> str:
+def events_text(events: int, *, exact: bool) -> str:
+    """How many; 0 where nobody knows."""
     if not events:
         return "an unknown number of events"
     return f"{'' if exact else 'at most '}{events} {'event' if events == 1 else 'events'}"

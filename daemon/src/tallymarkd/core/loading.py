@@ -22,7 +22,7 @@ from tallymarkd.core.project_state import ProjectState
 from tallymarkd.core.replacing import refuse_unfinished
 from tallymarkd.storage import index
 from tallymarkd.storage.state_file import StateFile
-from tallymarkd.storage.survey import refuse_newer, survey
+from tallymarkd.storage.survey import Survey, refuse_newer, survey
 
 log = logging.getLogger("tallymarkd")
 
@@ -30,12 +30,13 @@ log = logging.getLogger("tallymarkd")
 @dataclass(slots=True)
 class Generations:
     """A state file's generations: the newest whole one, how far each whole one
-    reaches, and those that are damaged. One that has two names counts once."""
+    reaches, and those that are damaged, with what is wrong with each. One that has
+    two names counts once."""
 
     file: StateFile
     newest: Any = None
     reaches: list[int] = field(default_factory=list)
-    damaged: list[Path] = field(default_factory=list)
+    damaged: dict[Path, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -98,6 +99,14 @@ class StateFiles:
             if reach < begins_after_lsn and not (retired and name in states)
         }
 
+    def lacks(self, lsn: int) -> bool:
+        """Whether some state file needs the journal for this number."""
+        server: ServerState | None = self.server.newest
+        if server is None or lsn > server.applied_lsn:
+            return True
+        last = server.last_lsn
+        return any(reach < lsn <= last.get(name, 0) for name, reach in self.needs.items())
+
     @property
     def replay_after_lsn(self) -> int:
         """The number after which some state file needs the journal."""
@@ -121,17 +130,33 @@ def load_state_files(fs: FileSystem, layout: Layout, tell: Tell = log.warning) -
 def _load(
     fs: FileSystem, directory: Path, name: str, decode: Callable[[bytes], Any], tell: Tell
 ) -> Generations:
-    found = Generations(StateFile(fs, directory, name))
+    prefix = directory.name if name == PROJECT_FILE else ""
+    found = Generations(StateFile(fs, directory, name, aside_prefix=prefix))
     for path, state, reason in read_generations(found.file, decode, "open"):
         if reason:
             tell(f"cannot use {path}: {reason}")
-            found.damaged.append(path)
+            found.damaged[path] = reason
             continue
         if not (path == found.file.backup_paths[0] and found.file.has_two_names()):
             found.reaches.append(state.applied_lsn)
         if found.newest is None:
             found.newest = state
     return found
+
+
+def missing_part(found: Survey, files: StateFiles) -> tuple[int, int, str] | None:
+    """What state files need and the journal does not have at its beginning or its end: the
+    first and the last number, none when the last is the smaller, and in words."""
+    begins_after, end = found.begins_after_lsn, found.report.end_lsn
+    if lacking := files.lacking(begins_after):
+        reason = f"the journal begins later than {', '.join(lacking)} would need"
+        return min(lacking.values()) + 1, begins_after, reason
+    if begins_after and not found.segments:
+        return begins_after + 1, begins_after, "there is no journal behind the state files"
+    server: ServerState | None = files.server.newest
+    if found.loses_its_end and end <= (server.applied_lsn if server else 0):
+        return end + 1, end, "the journal's end is gone, and what may have stood behind it"
+    return None
 
 
 def read_generations(

@@ -18,6 +18,7 @@ TOTALS = (
     "total_cost_usd",
     "unpriced_usages",
     "usages",
+    "other_events",
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,9 @@ import msgspec
 from tallymark.fs import FileSystem, read_file, write_file
 from tallymarkd.core.books import producer_text
 from tallymarkd.core.layout import Layout
-from tallymarkd.core.ledger import Loss
+from tallymarkd.core.ledger import Loss, events_text
 from tallymarkd.storage.survey import Damage
+from tallymarkd.text import span
 
 REPORTS_MAX = 20
 """Accounts kept in the history, the newest ones."""
@@ -26,13 +27,40 @@ REPORTS_MAX = 20
 log = logging.getLogger("tallymarkd")
 
 
+class Counted(msgspec.Struct, kw_only=True, frozen=True):
+    """Numbers that the journal has lost and that the totals have: only history is gone.
+    ``keys`` are those of their keys that the index still has."""
+
+    from_lsn: int
+    through_lsn: int
+    keys: int
+
+
+class Aside(msgspec.Struct, kw_only=True, frozen=True):
+    """A file that was put aside: its path below the state directory, its name in
+    ``quarantine/``, and why."""
+
+    path: str
+    name: str
+    reason: str
+
+    def text(self) -> str:
+        """In a person's words."""
+        return f"aside: {self.path} is in quarantine/{self.name}: {self.reason}"
+
+
 class RecoveryReport(msgspec.Struct, kw_only=True):
     """What a start found and did.
 
     ``damage`` is what does not verify: *torn* was never acknowledged, ``cut_bytes``
-    of it were cut off; all else is corrupt. ``new_damage`` counts the corrupt
-    places that no start before had told. ``new_losses`` counts the places where
+    of it were cut off; all else is corrupt. ``aside`` has every file that was put into
+    ``quarantine/``, and ``quarantined`` their names alone. ``new_damage`` counts the
+    corrupt places that no start before had told. ``new_losses`` counts the places where
     acknowledged events are missing, and ``losses`` names the first of them.
+    ``counted`` is that part of the damage whose events the totals have, and
+    ``new_history`` how many places of it no start before had told.
+    ``restored`` says out of what this state was made, when a restore did it that
+    knows of nothing that is lacking.
     """
 
     at: str = ""
@@ -45,18 +73,25 @@ class RecoveryReport(msgspec.Struct, kw_only=True):
     proven_lsn: int = 0
     next_lsn: int = 1
     index_rebuilt: bool = False
+    index_reason: str = ""
     cut_bytes: int = 0
     damage: list[Damage] = []
     new_damage: int = 0
     quarantined: list[str] = []
+    aside: list[Aside] = []
     new_losses: int = 0
     losses: list[Loss] = []
+    counted: list[Counted] = []
+    new_history: int = 0
+    restored: str = ""
     seconds: float = 0.0
 
     def lines(self) -> list[str]:
         """What it says of damage and losses, a line each."""
+        keys = keys_by_numbers(self.counted)
         return [
-            *(damage_text(damage) for damage in self.damage),
+            *(each.text() for each in self.aside),
+            *(damage_text(damage, keys) for damage in self.damage),
             *(f"lost: {loss.text()}" for loss in self.losses),
         ]
 
@@ -71,23 +106,82 @@ class RecoveryHistory(msgspec.Struct, kw_only=True):
         place = _place(damage)
         return any(_place(each) == place for report in self.reports for each in report.damage)
 
+    def is_counted(self, damage: Damage, losses: Iterable[Loss]) -> bool:
+        """Whether the totals have what stood there: only history is gone.
 
-def damage_text(damage: Damage) -> str:
-    """Where it is and what is wrong, in a person's words."""
-    where = f"segment {damage.segment}, bytes {damage.start} to {damage.end}"
-    if not damage.segment:
-        where = "the journal"
+        By what was told when it was found, else by what the ledger says is lost, to
+        which a start has added what it had to.
+        """
+        if damage.torn or damage.restored or not damage.numbers:
+            return False
+        if self.tells(damage):
+            told = [each for report in self.reports for each in report.counted]
+            return (damage.from_lsn, damage.through_lsn) in keys_by_numbers(told)
+        return not any(
+            each.from_lsn <= damage.through_lsn and damage.from_lsn <= each.through_lsn
+            for each in losses
+        )
+
+
+def keys_by_numbers(counted: Iterable[Counted]) -> dict[tuple[int, int], int]:
+    """How many of their keys the index has, by the first and the last number."""
+    return {(each.from_lsn, each.through_lsn): each.keys for each in counted}
+
+
+NOT_COUNTED: Mapping[tuple[int, int], int] = {}
+
+
+def damage_text(damage: Damage, keys: Mapping[tuple[int, int], int] = NOT_COUNTED) -> str:
+    """Where it is and what is wrong, in a person's words.
+
+    ``keys`` has those numbers that the totals have, with how many of their keys the
+    index has.
+    """
+    return ": ".join(filter(None, damage_words(damage, keys)))
+
+
+def damage_words(
+    damage: Damage, keys: Mapping[tuple[int, int], int] = NOT_COUNTED
+) -> tuple[str, str]:
+    """The same in two: one word for it, none where nothing is damaged, and the rest."""
+    where = _where(damage)
     if damage.torn:
-        return f"torn: {where}: {damage.reason}; it was never acknowledged"
+        return "torn", f"{where}: {damage.reason}; it was never acknowledged"
+    if damage.restored:
+        what = "not in the backup" if damage.events else "never used"
+        return "", f"{damage.reason}; {what}: {_numbers_text(damage)}"
     if not damage.numbers:
-        return f"corrupt: {where}: {damage.reason}; no number is missing"
-    whose = "" if not damage.producer.strip(b"\0") else f" of producer {_producer_text(damage)}"
-    numbers = f"numbers {damage.from_lsn} to {damage.through_lsn}"
-    return f"corrupt: {where}: {damage.reason}; {numbers}{whose} cannot be read"
+        return "corrupt", f"{where}: {damage.reason}; no number is missing"
+    known = keys.get((damage.from_lsn, damage.through_lsn))
+    if known is not None:
+        return "history", f"{where}: {damage.reason}; {_counted_text(damage, known)}"
+    return "corrupt", f"{where}: {damage.reason}; cannot be read: {_numbers_text(damage)}"
 
 
-def _producer_text(damage: Damage) -> str:
-    return f"{producer_text(damage.producer)} (seq {damage.from_seq} to {damage.through_seq})"
+def _where(damage: Damage) -> str:
+    if not damage.segment:
+        return "the journal"
+    if damage.start == damage.end:
+        return f"segment {damage.segment}, from byte {damage.start} on"
+    return f"segment {damage.segment}, bytes {damage.start} to {damage.end}"
+
+
+def _counted_text(damage: Damage, keys: int) -> str:
+    known = "the index still has their keys, so no repeat counts again"
+    if not keys:
+        known = "no key of theirs is left, so a repeat of one that had a key counts again"
+    events = events_text(damage.events, exact=bool(damage.producer.strip(b"\0")))
+    gone = f"{events}, {_numbers_text(damage)}"
+    return f"gone from the history, and not from the totals: {gone}; {known}"
+
+
+def _numbers_text(damage: Damage) -> str:
+    """Which numbers, and whose."""
+    numbers = span("number", "numbers", damage.from_lsn, damage.through_lsn)
+    if not damage.producer.strip(b"\0"):
+        return numbers
+    seqs = span("seq", "seq", damage.from_seq, damage.through_seq)
+    return f"{numbers} of producer {producer_text(damage.producer)} ({seqs})"
 
 
 def _place(damage: Damage) -> tuple[int, int, int, int, int]:
@@ -119,7 +213,7 @@ def keep_report(
     fs: FileSystem, layout: Layout, report: RecoveryReport, history: RecoveryHistory
 ) -> None:
     """Write the account of this start, and add it to the history when it has news."""
-    if report.new_losses or report.new_damage:
+    if report.new_losses or report.new_damage or report.restored:
         history.reports = [*history.reports, report][-REPORTS_MAX:]
         _keep(fs, layout.recovery_history, msgspec.json.encode(history))
     _keep(fs, layout.recovery_report, msgspec.json.encode(report))

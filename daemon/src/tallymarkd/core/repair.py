@@ -18,9 +18,13 @@ from tallymark.record import Kind
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.recovery_report import RecoveryReport
-from tallymarkd.core.refusals import refuse_anothers
+from tallymarkd.core.refusals import (
+    is_state_dir,
+    refuse_anothers,
+    refuse_running,
+    refuse_unreadable,
+)
 from tallymarkd.core.restore import Restored, restore
-from tallymarkd.core.verify import is_state_dir, refuse_running
 from tallymarkd.storage.journal import JournalFull, JournalSettings
 
 NEVER = CheckpointSettings(0.0, 2**62, 2**31)
@@ -35,6 +39,7 @@ def repair(fs: FileSystem, root: Path, settings: JournalSettings) -> RecoveryRep
     ``NewerFormatError`` with everything untouched; ``OSError``.
     """
     layout = Layout(root)
+    refuse_unreadable(fs, root, "repair")
     if not is_state_dir(fs, layout):
         raise PathError(f"cannot repair {root}: it is no state directory of tallymarkd")
     refuse_anothers(root, "repair")

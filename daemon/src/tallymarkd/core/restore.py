@@ -22,12 +22,15 @@ from tallymarkd.core.books import Books
 from tallymarkd.core.keys import Keys, unpack_keys
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.ledger import ServerState
-from tallymarkd.core.loading import StateFiles, load_state_files
+from tallymarkd.core.loading import StateFiles, load_state_files, missing_part
 from tallymarkd.core.recovery_report import (
+    Aside,
+    Counted,
     RecoveryReport,
     corrupt,
     damage_text,
     keep_report,
+    keys_by_numbers,
     read_history,
 )
 from tallymarkd.core.replacing import finish
@@ -40,6 +43,10 @@ __all__ = ["RecoveryReport", "Restored", "restore"]
 
 LOSSES_TOLD = 3
 """Losses named by a refusal to start; the log has all."""
+
+TORN = "the torn bytes of its end, which were cut off"
+CORRUPT = "as it was, with what does not verify"
+"""Why a segment, or a part of it, is kept."""
 
 log = logging.getLogger("tallymarkd")
 
@@ -118,10 +125,11 @@ class _Restore:
             read_after_lsn=0 if thorough else after,
         )
         if strict:
-            self._refuse_losses(found, after)
+            self._refuse_losses(found, after, index)
         journal, books = self._open(found, files)
         self._set_aside(files, books)
         keys = self._replay(found, books, index, after, files)
+        self._report.counted = self._counted(found, books, index)
         self._tell(found, begun)
         return Restored(books, journal, keys, self._report, files.reaches, files.server.reaches)
 
@@ -134,6 +142,9 @@ class _Restore:
 
     def _open_index(self) -> KeyIndex:
         path = self._layout.index
+        if not self._fs.exists(path) and self._fs.names(self._layout.journal):
+            self._report.index_rebuilt = True
+            self._report.index_reason = "there was none"
         try:
             return KeyIndex.open(path)
         except IndexFullError:
@@ -141,10 +152,11 @@ class _Restore:
         except DamagedError as error:
             log.warning("cannot use the index: %s; rebuilding it from the journal", error)
             self._report.index_rebuilt = True
+            self._report.index_reason = str(error)
             KeyIndex.remove(self._fs, path)
             return KeyIndex.open(path)
 
-    def _refuse_losses(self, found: Survey, after: int) -> None:
+    def _refuse_losses(self, found: Survey, after: int, index: KeyIndex) -> None:
         """Replay in memory, to no end but to see what is missing."""
         files = load_state_files(self._fs, self._layout, lambda _: None)
         books = Books(files.server.newest or ServerState(server_id=""), files.states)
@@ -153,7 +165,8 @@ class _Restore:
             books.record(record)
         books.give_up_behind()
         told = [loss.text() for loss in books.losses]
-        told += [damage_text(each) for each in self._news(found) if each.numbers]
+        keys = keys_by_numbers(self._counted(found, books, index))
+        told += [damage_text(each, keys) for each in self._news(found) if each.numbers]
         if told:
             more = f"; and {len(told) - LOSSES_TOLD} more" if len(told) > LOSSES_TOLD else ""
             raise StorageError(
@@ -191,9 +204,14 @@ class _Restore:
             if each.file.path in each.damaged and each in files.projects and each.newest:
                 # Readers look for the newest under its name: save it again.
                 books.touched.add(each.newest.board.project_name)
-            for path in each.damaged:
+            for path, reason in each.damaged.items():
                 kept = each.file.quarantine(path, self._layout.quarantine)
-                self._report.quarantined.append(kept.name)
+                self._put_aside(path, kept.name, reason)
+
+    def _put_aside(self, path: Path, name: str, reason: str) -> None:
+        where = path.relative_to(self._layout.root).as_posix()
+        self._report.quarantined.append(name)
+        self._report.aside.append(Aside(path=where, name=name, reason=reason))
 
     def _replay(
         self, found: Survey, books: Books, index: KeyIndex, after: int, files: StateFiles
@@ -229,6 +247,16 @@ class _Restore:
                     found.settle([key], lsn)
         return found
 
+    def _counted(self, found: Survey, books: Books, index: KeyIndex) -> list[Counted]:
+        """Damage for which, as the replay has shown, no total lacks anything."""
+        losses = books.server.ledger.losses
+        counted = [each for each in found.report.damage if self._history.is_counted(each, losses)]
+        numbers = [(each.from_lsn, each.through_lsn) for each in counted]
+        return [
+            Counted(from_lsn=first, through_lsn=last, keys=keys)
+            for (first, last), keys in zip(numbers, index.counts_in(numbers), strict=True)
+        ]
+
     def _tell(self, found: Survey, begun: float) -> None:
         """Step 7: the report goes to the log and into the state directory."""
         report, journal = self._report, found.report
@@ -240,8 +268,15 @@ class _Restore:
         report.next_lsn = journal.next_lsn
         report.damage = journal.damage
         report.cut_bytes = sum(each.end - each.start for each in journal.damage if each.torn)
-        report.new_damage = len(self._news(found))
-        report.quarantined += journal.quarantined
+        news = self._news(found)
+        report.new_damage = len(news)
+        keys = keys_by_numbers(report.counted)
+        report.new_history = sum((each.from_lsn, each.through_lsn) in keys for each in news)
+        for name in journal.quarantined:
+            segment, _, torn = name.partition(".torn-")
+            segment = segment.partition(".corrupt-")[0]
+            reason = TORN if torn else CORRUPT
+            self._put_aside(self._layout.journal / segment, name, reason)
         report.seconds = round(self._clock() - begun, 6)
         log.info(
             "recovered: %s stop, %d segments, %d events read, %d replayed, %d torn bytes cut, "
@@ -256,13 +291,5 @@ class _Restore:
 
 
 def _tell_missing(found: Survey, books: Books, files: StateFiles) -> None:
-    """What state files need and stood before the journal's beginning."""
-    begins_after = found.begins_after_lsn
-    if lacking := files.lacking(begins_after):
-        reason = f"the journal begins later than {', '.join(lacking)} would need"
-        books.miss(min(lacking.values()) + 1, begins_after, reason)
-    elif begins_after and not found.segments:
-        books.miss(begins_after + 1, begins_after, "there is no journal behind the state files")
-    elif found.loses_its_end and found.report.end_lsn <= books.server.applied_lsn:
-        end = found.report.end_lsn
-        books.miss(end + 1, end, "the journal's end is gone, and what may have stood behind it")
+    if missing := missing_part(found, files):
+        books.miss(*missing)

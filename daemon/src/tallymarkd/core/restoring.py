@@ -4,8 +4,8 @@
 2. Copy every file to ``restore.partial/``, and hold it against its checksum.
 3. Recover the copy as a start would, and continue its numbers above all that may have
    been given since.
-4. Tell what it lacks: by producer where the state that is replaced still shows it, else
-   that it may lack what was acknowledged after the backup.
+4. Tell what it lacks (core/lacking.py): by producer where the state that is replaced
+   still shows it. Else nobody knows, unless the daemon was stopped when it was taken.
 5. Save, stop in good order, put it in the place of what was there (core/replacing.py).
 
 The ``server_id`` stays: spools are bound to it, and what they hold would else be
@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,27 +33,25 @@ from tallymark.fs import FileSystem
 from tallymark.record import NO_PRODUCER, Kind, Record
 from tallymarkd.core.backup_manifest import STATE_NAME, Manifest, read_manifest
 from tallymarkd.core.copying import copy_back, sync_tree
+from tallymarkd.core.lacking import Lacking
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.recovery_report import keep_report, read_history
-from tallymarkd.core.refusals import refuse_anothers
+from tallymarkd.core.refusals import refuse_anothers, refuse_running, refuse_unreadable
 from tallymarkd.core.repair import settle
 from tallymarkd.core.replacing import DecidedError, begin, commit, finish, state_in
 from tallymarkd.core.restore import Restored, restore
-from tallymarkd.core.verify import refuse_running
-from tallymarkd.storage.damage import KINDS_WITH_EVENTS, LSN_JUMP, Damage
+from tallymarkd.storage.damage import LSN_JUMP, Damage
 from tallymarkd.storage.journal import JournalFull, JournalSettings
 from tallymarkd.storage.survey import Survey, survey
 
 NUMBERS_PER_SECOND_BITS = 20
 """No daemon gives as many as two to this numbers a second."""
 
-PRODUCERS_TOLD_MAX = 50
-"""Producers whose losses are told one by one; those of the others are told together."""
-
 
 class RestoreReport(msgspec.Struct, kw_only=True):
-    """What a restore did. ``lacks`` are the events that the replaced state had and the
-    backup has not; None when nothing shows how many there are. ``aside`` is where that
+    """What a restore did. ``lacks`` are the events that the replaced state had stored
+    and the backup has not; None when nothing shows how many there are: none, when the
+    daemon was stopped (``backup.live``) and not started again. ``aside`` is where that
     state is now."""
 
     state_dir: str
@@ -65,15 +62,6 @@ class RestoreReport(msgspec.Struct, kw_only=True):
     lacks: int | None
     aside: str | None
     events_lost: int = 0
-
-
-@dataclass(slots=True)
-class _Lack:
-    """What one producer had in the old journal, beyond the backup's end."""
-
-    first: Record
-    last: Record
-    events: int
 
 
 def restore_backup(
@@ -95,6 +83,7 @@ def restore_backup(
     """
     manifest = read_manifest(fs, backup)
     layout = Layout(root)
+    refuse_unreadable(fs, root, "restore")
     refuse_anothers(root, "restore")
     try:
         fs.mkdir(root)
@@ -267,53 +256,22 @@ class _Restoring:
     def _tell(self, restored: Restored, fresh: Layout, old: Survey | None) -> int | None:
         """Write what is lacking into the journal, the ledger and the account; gives the
         number of events, None where nobody knows."""
-        through = restored.journal.next_lsn - 1
+        lacking = Lacking(self._manifest, self._now)
         known = old is not None and old.begins_after_lsn <= self._manifest.end_lsn
-        damage = self._lacking(old) if old and known else [self._unknown(through)]
+        if old and known:
+            damage = lacking.shown_by(old)
+        else:
+            damage = lacking.unknown(restored.journal.next_lsn - 1)
         report = restored.report
-        told = report.new_losses
         for each in damage:
             self._lose(restored, each)
         report.new_losses, report.losses = restored.books.new_losses, restored.books.losses
-        if report.new_losses > told:
-            keep_report(self._fs, fresh, report, read_history(self._fs, fresh))
+        report.restored = "" if damage else lacking.complete
+        history = read_history(self._fs, fresh)
+        # Recovery of the copy has kept this account already, if it had news.
+        history.reports = [each for each in history.reports if each.at != report.at]
+        keep_report(self._fs, fresh, report, history)
         return sum(each.events for each in damage) if known else None
-
-    @property
-    def _reason(self) -> str:
-        return (
-            f"restored from the backup of {self._manifest.begun_at}; what was acknowledged after "
-            "it is not there"
-        )
-
-    def _unknown(self, through_lsn: int) -> Damage:
-        return Damage(
-            segment=0, start=0, end=0, from_lsn=self._manifest.end_lsn + 1,
-            through_lsn=through_lsn, torn=False, reason=self._reason,
-        )  # fmt: skip
-
-    def _lacking(self, old: Survey) -> list[Damage]:
-        """What stands in the old journal beyond the backup's end, for each producer."""
-        found: dict[bytes, _Lack] = {}
-        for record in old.records(self._manifest.end_lsn):
-            if record.kind not in KINDS_WITH_EVENTS:
-                continue
-            whose = record.producer
-            if whose not in found and len(found) >= PRODUCERS_TOLD_MAX:
-                whose = NO_PRODUCER
-            lack = found.setdefault(whose, _Lack(record, record, 0))
-            lack.last = record
-            lack.events += record.count
-        return [self._lack(whose, lack) for whose, lack in found.items()]
-
-    def _lack(self, producer: bytes, lack: _Lack) -> Damage:
-        named = producer != NO_PRODUCER
-        return Damage(
-            segment=0, start=0, end=0, from_lsn=lack.first.lsn, through_lsn=lack.last.last_lsn,
-            torn=False, reason=self._reason, producer=producer,
-            from_seq=lack.first.from_seq if named else 0,
-            through_seq=lack.last.seq if named else 0, events=lack.events,
-        )  # fmt: skip
 
     def _lose(self, restored: Restored, damage: Damage) -> None:
         payload = msgspec.json.encode(damage)

@@ -26,16 +26,18 @@ from tallymark.record import Kind, Record
 from tallymarkd.core.entry import Entry
 from tallymarkd.core.keys import unpack_keys
 from tallymarkd.core.layout import Layout
-from tallymarkd.core.ledger import LOSSES_MAX
+from tallymarkd.core.ledger import Loss
+from tallymarkd.core.loading import missing_part
 from tallymarkd.core.recount import Recount
 from tallymarkd.core.recovery_report import (
-    RecoveryHistory,
     corrupt,
     damage_text,
     read_history,
     read_report,
 )
+from tallymarkd.core.refusals import is_state_dir, refuse_running, refuse_unreadable
 from tallymarkd.core.replacing import refuse_unfinished
+from tallymarkd.core.verify_damage import DamageCheck
 from tallymarkd.core.verify_ledger import LedgerCheck
 from tallymarkd.core.verify_report import IndexPart, JournalPart, SegmentPart, VerifyReport
 from tallymarkd.core.verify_state import Loaded, Losses, Track, load
@@ -44,6 +46,9 @@ from tallymarkd.storage.journal import TEMPORARY_SUFFIX
 from tallymarkd.storage.survey import Damage, FoundSegment, Survey, refuse_newer, survey
 
 KEYS_AT_ONCE = 5000
+
+NO_INDEX = "there is no index.sqlite; the next start makes it again"
+UNCLEAN = "the daemon did not stop in good order; the next start settles it"
 
 
 def verify(
@@ -55,8 +60,11 @@ def verify(
     daemon runs on it or a file cannot be read, ``NewerFormatError``, ``OSError``.
     """
     layout = Layout(root)
+    refuse_unreadable(fs, root, "verify")
     if not is_state_dir(fs, layout):
-        raise PathError(f"cannot verify {root}: it is no state directory of tallymarkd")
+        raise PathError(
+            f"cannot verify {root}: it is no state directory of tallymarkd, and no backup"
+        )
     refuse_running(layout, "verify", locked)
     refuse_unfinished(fs, layout, "verify")
     before = [fs.stamp(path) for path in (layout.lock, layout.recovery_report)]
@@ -71,22 +79,6 @@ def verify(
     return report
 
 
-def is_state_dir(fs: FileSystem, layout: Layout) -> bool:
-    """Whether a daemon has ever kept anything there."""
-    return any(
-        fs.exists(path) for path in (layout.lock, layout.journal, layout.projects, layout.index)
-    )
-
-
-def refuse_running(layout: Layout, verb: str, locked: Callable[[Path], bool] = is_locked) -> None:
-    """Raises ``StorageError`` when a daemon runs on the directory."""
-    if locked(layout.lock):
-        raise StorageError(
-            f"cannot {verb} {layout.root}: tallymarkd runs on it and is writing; stop it first, "
-            "or ask it how it is with `tallymark health --deep`"
-        )
-
-
 class _Verify:
     """The steps, around one report."""
 
@@ -95,6 +87,7 @@ class _Verify:
         self._layout = layout
         self._report = VerifyReport(state_dir=str(layout.root))
         self._losses = Losses()
+        self._history = read_history(fs, layout)
         self._tracks: dict[str, Track] = {}
 
     def run(self) -> VerifyReport:
@@ -104,10 +97,11 @@ class _Verify:
         index = self._open_index()
         evidence = max(loaded.files.evidence_lsn, index.through_lsn if index else 0)
         found = survey(fs, layout.journal, evidence_lsn=evidence)
-        self._tell_journal(found, loaded)
+        damage = DamageCheck(report, loaded, self._history, index)
+        self._tell_journal(found, loaded, damage)
         recount = Recount(whole=found.begins_after_lsn == 0)
         try:
-            self._walk(found, loaded, recount, index)
+            self._walk(found, loaded, recount, index, damage)
         finally:
             if index is not None:
                 index.close()
@@ -115,16 +109,13 @@ class _Verify:
         self._tell_states(loaded)
         self._tell_ledger_losses(loaded)
         self._tell_rest()
-        if report.findings:
-            report.verdict = "damaged"
-        elif not report.journal.clean:
-            report.verdict = "unclean"
+        report.judge()
         return report
 
     def _open_index(self) -> IndexReading | None:
         report, path = self._report, self._layout.index
         if not self._fs.exists(path):
-            report.notes.append("there is no index.sqlite; the next start makes it again")
+            report.notes.append(NO_INDEX)
             return None
         try:
             index = IndexReading.open(self._fs, path)
@@ -139,7 +130,7 @@ class _Verify:
 
     # The journal.
 
-    def _tell_journal(self, found: Survey, loaded: Loaded) -> None:
+    def _tell_journal(self, found: Survey, loaded: Loaded, damage: DamageCheck) -> None:
         survey_report = found.report
         torn = [each for each in survey_report.damage if each.torn]
         self._report.journal = JournalPart(
@@ -150,31 +141,26 @@ class _Verify:
             torn_bytes=sum(each.end - each.start for each in torn),
             segments=[_segment_part(each, survey_report.damage) for each in found.segments],
         )
-        self._tell_damage(found.report.damage, loaded)
+        for each in corrupt(survey_report.damage):
+            damage.found(each)
         notes = self._report.notes
         if not survey_report.clean:
-            notes.append("the daemon did not stop in good order; the next start settles it")
+            notes.append(UNCLEAN)
         notes += [damage_text(each) for each in torn]
-        if short := loaded.files.lacking(found.begins_after_lsn):
-            self._report.find(
-                "lost",
-                f"{', '.join(short)} would need the journal from number {min(short.values()) + 1} "
-                f"on, and it begins at {found.begins_after_lsn + 1}",
-            )
-
-    def _tell_damage(self, damage: list[Damage], loaded: Loaded) -> None:
-        history = read_history(self._fs, self._layout)
-        for each in corrupt(damage):
-            if _is_told(each, history, loaded):
-                self._report.known.append(damage_text(each))
-            else:
-                text = damage_text(each).removeprefix("corrupt: ")
-                self._report.find("lost" if each.numbers else "corrupt", text)
+        if missing := missing_part(found, loaded.files):
+            first, last, reason = missing
+            loss = Loss(reason=reason, from_lsn=first, through_lsn=last)
+            self._report.find("lost", loss.text())
 
     # The walk.
 
     def _walk(
-        self, found: Survey, loaded: Loaded, recount: Recount, index: IndexReading | None
+        self,
+        found: Survey,
+        loaded: Loaded,
+        recount: Recount,
+        index: IndexReading | None,
+        damage: DamageCheck,
     ) -> None:
         report, begins_after = self._report, found.begins_after_lsn
         ledger = LedgerCheck(loaded.servers, recount)
@@ -191,7 +177,7 @@ class _Verify:
             for record in found.records_of(segment):
                 ledger.before(record.lsn)
                 if record.kind == Kind.LOSS:
-                    self._take_loss(record, segment, loaded)
+                    self._take_loss(record, segment, damage)
                 part.records += 1
                 self._take(record, recount, keys)
         for track in self._tracks.values():
@@ -213,19 +199,12 @@ class _Verify:
         if track is not None:
             track.take(record, entry)
 
-    def _take_loss(self, record: Record, segment: FoundSegment, loaded: Loaded) -> None:
+    def _take_loss(self, record: Record, segment: FoundSegment, check: DamageCheck) -> None:
         """A loss that stands in the file: an earlier start had put it there."""
         damage = msgspec.json.decode(record.payload, type=Damage)
         self._losses.ranges.append((damage.from_lsn, damage.through_lsn))
-        if record in segment.losses:
-            return
-        reach = loaded.servers[0][1].applied_lsn if loaded.servers else 0
-        if record.lsn <= reach:
-            self._report.known.append(damage_text(damage))
-        else:
-            text = damage_text(damage).removeprefix("corrupt: ")
-            text += "; the ledger does not have it yet"
-            self._report.find("lost", text)
+        if record not in segment.losses:
+            check.recorded(damage, record.lsn)
 
     # What the walk has shown.
 
@@ -267,6 +246,7 @@ class _Verify:
         fs, layout, report = self._fs, self._layout, self._report
         report.quarantine = fs.names(layout.quarantine)
         report.last_start = read_report(fs, layout)
+        report.notes += [each.restored for each in self._history.reports if each.restored]
         left = [
             str(directory / name)
             for directory in (layout.root, layout.journal)
@@ -333,17 +313,6 @@ class _KeyCheck:
                 "keys would be taken for duplicates. Remove the index while the daemon is "
                 "stopped: the next start makes it again",
             )
-
-
-def _is_told(damage: Damage, history: RecoveryHistory, loaded: Loaded) -> bool:
-    """Whether a start has told of it: it keeps an account, and the ledger names losses."""
-    if history.tells(damage):
-        return True
-    losses = loaded.servers[0][1].ledger.losses[-LOSSES_MAX:] if loaded.servers else []
-    return damage.numbers > 0 and any(
-        (each.from_lsn, each.through_lsn) == (damage.from_lsn, damage.through_lsn)
-        for each in losses
-    )
 
 
 def _ranges(damage: list[Damage]) -> list[tuple[int, int]]:

@@ -25,12 +25,12 @@ from tallymarkd.core.project_state import freeze
 from tallymarkd.core.verify_report import GenerationPart, StateFilePart, VerifyReport
 from tallymarkd.storage.state_file import StateFile
 
-RETIRED = "the journal does not reach back to it"
+RETIRED = "it does not reach back so far"
 NEEDS_RETIRED = (
     "it needs history that was retired; were the newer generations lost, a start from it "
     "would miss events"
 )
-LOSSES_BETWEEN = "the journal has lost numbers before it"
+LOSSES_BETWEEN = "it has lost numbers before that"
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ def _read(
         generation = GenerationPart(path=str(path), whole=not reason, reason=reason)
         part.generations.append(generation)
         if reason:
-            found.damaged.append(path)
+            found.damaged[path] = reason
             report.find("damaged", f"{path}: {reason}")
             continue
         state = decoded[0] if isinstance(decoded, tuple) else decoded

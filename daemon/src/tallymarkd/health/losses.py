@@ -51,7 +51,9 @@ def _found_at_the_start(vitals: Vitals) -> Iterator[Reason]:
             f"the last start found {found.new_damage} corrupt places in the "
             "journal; the state files have what stood there",
         )
-    files = [name for name in found.quarantined if name.startswith((PROJECT_FILE, SERVER_FILE))]
+    files = [
+        name for name in found.quarantined if PROJECT_FILE in name or name.startswith(SERVER_FILE)
+    ]
     if files and not found.new_losses:  # else it was not all made again
         yield reason(
             "state_files_damaged",

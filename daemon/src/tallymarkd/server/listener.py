@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tallymark.errors import PathError, StorageError
 from tallymark.fs import FileSystem, is_socket
-from tallymark.paths import check_socket_path
+from tallymark.paths import check_socket_path, is_wrong
 
 BACKLOG = 1024
 PROBE_SECONDS = 1.0
@@ -56,7 +56,10 @@ def listen(fs: FileSystem, path: Path) -> Listener:
     except BlockingIOError:
         raise StorageError(f"cannot listen on {path}: another tallymarkd does") from None
     except OSError as error:
-        raise StorageError(f"cannot listen on {path}: {error.strerror or error}") from None
+        kind = PathError if is_wrong(error) else StorageError
+        raise kind(
+            f"cannot listen on {path}: {error.strerror or error}; choose another path with --socket"
+        ) from None
     try:
         _clear(fs, path)
         sock = _bind(path)

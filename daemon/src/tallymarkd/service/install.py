@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tallymark.errors import DeliveryError, UsageError
+from tallymark.errors import DeliveryError, TallymarkError, UsageError
 from tallymark.fs import FileSystem, is_locked, is_socket
 from tallymarkd.config import load_settings
 from tallymarkd.core.layout import Layout
@@ -57,15 +57,25 @@ def manager_for(
 
 
 def dry_run(manager: Manager, tell: Tell) -> None:
-    """Tell what ``install`` would write and run; nothing is changed."""
-    manager.check()
-    files = manager.files()
+    """Tell what ``install`` would write and run; nothing is changed.
+
+    Where ``install`` would be refused it tells the same first, as for a machine on which
+    all is well, then raises as ``install`` would: an image is built on such machines.
+    """
+    refusal: TallymarkError | None = None
+    try:
+        manager.check()
+        files = manager.files()
+    except (ServiceError, UsageError) as error:
+        refusal, files = error, manager.usual_files()
     for path, text in files.items():
         tell("file", f"{path}\n{text}")
     # As if there were nothing yet: what would really run depends on how far that goes.
     before = Condition(listening=False, running=False, enabled=False)
     for step in manager.after_writing(frozenset(files), before):
         tell("run", " ".join(step.command))
+    if refusal is not None:
+        raise refusal
 
 
 def install(

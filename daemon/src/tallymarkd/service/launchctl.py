@@ -63,6 +63,10 @@ class Launchd(OnMachine):
         """As ``files``."""
         return self.files()
 
+    def usual_files(self) -> Mapping[Path, str]:
+        """As ``files``."""
+        return self.files()
+
     def socket(self) -> Path:
         text = unit_files.read(self._fs, self._file()) or ""
         try:

@@ -78,6 +78,9 @@ class Manager(Protocol):
     def installed_files(self) -> Mapping[Path, str]:
         """As ``files``, for comparing: nothing is tried, and no place refused."""
 
+    def usual_files(self) -> Mapping[Path, str]:
+        """As ``files``, for a machine on which all is well: nobody is asked."""
+
     def paths(self) -> Sequence[Path]:
         """Where those files stand."""
 

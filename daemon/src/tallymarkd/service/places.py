@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from tallymark import paths
 from tallymarkd.config import CONFIG_VARIABLE, SETTINGS
 from tallymarkd.service.machine import Machine
 
-TAKEN = {"TALLYMARK_STATE_DIR", "TALLYMARK_SPOOL_DIR"}
+TAKEN = {paths.STATE_DIR_VARIABLE, paths.SPOOL_DIR_VARIABLE}
 """Variables whose values go into the units."""
 
 
@@ -39,9 +38,8 @@ def user_places(machine: Machine, state_dir: Path | None = None) -> Places:
     """
     env = machine.env
     usual = paths.state_dir(env, machine.platform)
-    given = state_dir or env.get("TALLYMARK_STATE_DIR") or usual
-    state = Path(os.path.normpath(Path(given).expanduser().absolute()))
-    spool = Path(env.get("TALLYMARK_SPOOL_DIR") or usual / "spool").expanduser().absolute()
+    state = paths.absolute(state_dir or paths.said_state_dir(env) or usual)
+    spool = Path(env.get(paths.SPOOL_DIR_VARIABLE) or usual / "spool").expanduser().absolute()
     socket = paths.check_socket_path(paths.socket_path(state))
     config_home = env.get("XDG_CONFIG_HOME", "")
     own = config_home.startswith("/") and Path(config_home) != machine.home / ".config"
@@ -51,17 +49,9 @@ def user_places(machine: Machine, state_dir: Path | None = None) -> Places:
 
 def _notes(machine: Machine, state: Path, socket: Path) -> list[str]:
     env, said = machine.env, []
-    bare = paths.state_dir({"HOME": str(machine.home)}, machine.platform)
-    pointed = env.get(paths.SOCKET_VARIABLE)
-    if pointed and Path(pointed) != socket:
-        said.append(
-            f"TALLYMARK_SOCKET={pointed} leads clients elsewhere: the service listens on {socket}"
-        )
-    elif state != bare:
-        said.append(
-            "what does not have your environment, cron for example, looks for tallymarkd in "
-            f"{bare}: give it TALLYMARK_SOCKET={socket}"
-        )
+    lost = _who_does_not_find_it(machine, state, socket)
+    if lost:
+        said.append(lost)
     known = {setting.variable for setting in SETTINGS} | {CONFIG_VARIABLE}
     left = sorted((known - TAKEN - {paths.SOCKET_VARIABLE}) & {k for k, v in env.items() if v})
     if left:
@@ -71,3 +61,23 @@ def _notes(machine: Machine, state: Path, socket: Path) -> list[str]:
             f"{config / 'tallymark' / 'tallymarkd.toml'}"
         )
     return said
+
+
+def _who_does_not_find_it(machine: Machine, state: Path, socket: Path) -> str:
+    """Where clients do not look for the service's socket by themselves; else empty."""
+    env = machine.env
+    pointed = env.get(paths.SOCKET_VARIABLE)
+    if pointed and paths.absolute(pointed) != socket:
+        return (
+            f"TALLYMARK_SOCKET={pointed} leads clients elsewhere: the service listens on {socket}"
+        )
+    looked = paths.said_state_dir(env) or paths.state_dir(env, machine.platform)
+    if not pointed and looked != state:
+        return f"clients look for tallymarkd in {looked}: give them TALLYMARK_SOCKET={socket}"
+    bare = paths.state_dir({"HOME": str(machine.home)}, machine.platform)
+    if state != bare:
+        return (
+            "what does not have your environment, cron for example, looks for tallymarkd in "
+            f"{bare}: give it TALLYMARK_SOCKET={socket}"
+        )
+    return ""

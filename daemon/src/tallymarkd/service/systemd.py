@@ -107,9 +107,12 @@ class UserSystemd(_Systemd):
         system = "; for a service of the whole system: --system"
         return text + system if self._machine.uid == 0 else text
 
+    def _usual_directory(self) -> Path:
+        return self._machine.home / ".config" / "systemd" / "user"
+
     def _directory(self) -> Path:
         """Where units go: by XDG_CONFIG_HOME only if the manager looks there too."""
-        usual = self._machine.home / ".config" / "systemd" / "user"
+        usual = self._usual_directory()
         given = self._machine.env.get("XDG_CONFIG_HOME", "")
         if not given.startswith("/"):
             return usual
@@ -125,14 +128,18 @@ class UserSystemd(_Systemd):
         if sandbox:
             installation.check_for_sandbox(self._installed.daemon, "tallymarkd")
             installation.check_for_sandbox(self._places.state_dir, "the state directory")
-        return self._files(sandbox=sandbox)
+        return self._files(self._directory(), sandbox=sandbox)
 
     def installed_files(self) -> Mapping[Path, str]:
         """As ``files``, sandboxed if what is installed is: nothing is tried."""
         found = unit_files.read(self._fs, self._directory() / SERVICE) or ""
-        return self._files(sandbox="PrivateUsers=yes" in found)
+        return self._files(self._directory(), sandbox="PrivateUsers=yes" in found)
 
-    def _files(self, *, sandbox: bool) -> dict[Path, str]:
+    def usual_files(self) -> Mapping[Path, str]:
+        """As ``files``, with the sandbox, and where units of users usually are."""
+        return self._files(self._usual_directory(), sandbox=True)
+
+    def _files(self, directory: Path, *, sandbox: bool) -> dict[Path, str]:
         places = self._places
         writable = [places.state_dir]
         if not places.spool_dir.is_relative_to(places.state_dir):
@@ -148,7 +155,6 @@ class UserSystemd(_Systemd):
             ),
             sandbox=sandbox,
         )
-        directory = self._directory()
         return {directory / name: text for name, text in texts.items()}
 
     def _namespaces_work(self) -> bool:
@@ -226,6 +232,10 @@ class SystemSystemd(_Systemd):
         )
         texts = {SYSUSERS: render.sysusers(), **units}
         return {path: texts[path.name] for path in self.paths()}
+
+    def usual_files(self) -> Mapping[Path, str]:
+        """As ``installed_files``."""
+        return self.installed_files()
 
     def after_writing(self, changed: AbstractSet[Path], before: Condition) -> list[Step]:
         users = Step(("systemd-sysusers", str(self.paths()[0])))

@@ -23,14 +23,11 @@ give the directory that has both.
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
-from tallymark.errors import PathError
 from tallymark.events import (
     DURATION_SECONDS_MAX,
     TOKENS_MAX,
@@ -41,8 +38,9 @@ from tallymark.events import (
     SessionStart,
     Usage,
 )
+from tallymarkd.sources.claude_files import modified_at
 from tallymarkd.sources.claude_items import MAIN, Faults, Thread, join_artifacts
-from tallymarkd.sources.claude_lines import TokenCount
+from tallymarkd.sources.claude_lines import NOT_JSON, TokenCount
 from tallymarkd.sources.claude_report import ImportReport, SessionReport
 from tallymarkd.sources.claude_runs import History, Run, Session
 from tallymarkd.sources.claude_transcript import Transcript, read_transcript
@@ -57,54 +55,6 @@ COPIED_SECONDS = 24 * 3600.0
 
 A line has the time at which it was written: such a file was copied, restored or
 checked out, and is not being written."""
-
-
-def find_transcripts(root: Path | None, env: Mapping[str, str]) -> list[Path]:
-    """The transcript files at ``root``: one file, or every ``*.jsonl`` below a directory.
-
-    Without ``root``: ``$CLAUDE_CONFIG_DIR/projects``, else ``~/.claude/projects``.
-    Raises ``PathError`` when there is no such file or directory, or it cannot be read.
-    """
-    place = root if root is not None else default_root(env)
-    try:
-        mode = place.stat().st_mode
-        if stat.S_ISREG(mode):
-            return [place]
-        if stat.S_ISDIR(mode):
-            return sorted(_files_below(place))
-    except OSError as error:
-        raise PathError(
-            f"cannot import Claude Code transcripts from {place}: {error.strerror};"
-            " give the directory or file that has them"
-        ) from None
-    raise PathError(
-        f"cannot import Claude Code transcripts from {place}: neither a directory nor a"
-        " regular file; give the directory or file that has them"
-    )
-
-
-def default_root(env: Mapping[str, str]) -> Path:
-    """Where Claude Code keeps its transcripts."""
-    if configured := env.get("CLAUDE_CONFIG_DIR"):
-        return Path(configured).expanduser() / "projects"
-    home = Path(env["HOME"]) if env.get("HOME") else Path.home()
-    return home / ".claude" / "projects"
-
-
-def transcript_bytes(paths: Sequence[Path]) -> int:
-    """Bytes in all the files, for a progress bar; what is gone counts nothing."""
-    total = 0
-    for path in paths:
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue  # read_transcripts reports it
-    return total
-
-
-def modified_at(path: Path) -> float:
-    """When the file was last touched, in seconds since the epoch."""
-    return path.stat().st_mtime
 
 
 def read_transcripts(
@@ -136,7 +86,7 @@ def read_transcripts(
             report.unreadable[str(path)] = error.strerror or str(error)
             continue
         if found.partial_line and not live:
-            faults.add("not JSON", path, found.lines)
+            faults.add(NOT_JSON, path, found.lines)
         report.files += 1
         report.lines += found.lines
         history.add(found, live=live)
@@ -377,14 +327,3 @@ def _attrs(thread: Thread, **more: str) -> dict[str, str] | None:
 def _subagents_last(paths: Sequence[Path]) -> list[Path]:
     """A session's main file names its working directory before its subagents do."""
     return sorted(set(paths), key=lambda path: (path.name.startswith("agent-"), path))
-
-
-def _files_below(place: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for directory, _, names in os.walk(place, onerror=refuse):
-        for name in names:
-            path = Path(directory, name)
-            if name.endswith(".jsonl") and path.is_file():
-                yield path

@@ -171,6 +171,11 @@ _progress = msgspec.json.Decoder(_Progress)
 _agent_meta = msgspec.json.Decoder(_AgentMeta)
 _text = msgspec.json.Decoder(str)
 
+NOT_JSON = "not JSON"
+
+TEARS_TRIED_MAX = 1000
+"""Places in a line that is not JSON at which another may begin."""
+
 
 def decode_line(raw: bytes) -> Line:
     """The envelope. Raises ``NotUnderstood`` with the kind of what is wrong."""
@@ -179,9 +184,27 @@ def decode_line(raw: bytes) -> Line:
     except msgspec.ValidationError:
         raise NotUnderstood("JSON, but not a transcript line") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise NotUnderstood("not JSON") from None
+        raise NotUnderstood(NOT_JSON) from None
     except RecursionError:
         raise NotUnderstood("nested too deeply") from None
+
+
+def decode_behind_a_tear(raw: bytes) -> Line:
+    """The line that was written on behind one that a crash had cut off, without its end.
+
+    Raises ``NotUnderstood`` as ``decode_line`` does when there is none. An object inside
+    a line cannot pass for one: what is behind it would have to be nothing.
+    """
+    at = 0
+    for _ in range(TEARS_TRIED_MAX):
+        at = raw.find(b'{"', at + 1)
+        if at < 0:
+            break
+        try:
+            return decode_line(raw[at:])
+        except NotUnderstood:
+            continue
+    return decode_line(raw)
 
 
 def _decode_mending(raw: bytes) -> Line:

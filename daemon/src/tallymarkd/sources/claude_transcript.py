@@ -113,12 +113,22 @@ class _Reader:
         try:
             if raw is None:
                 raise NotUnderstood(f"longer than {LINE_BYTES_MAX // 1024 // 1024} MiB")
-            self._take(lines.decode_line(raw))
+            self._take(self._line(raw))
         except NotUnderstood as fault:
-            if raw is not None and not raw.endswith(b"\n") and str(fault) == "not JSON":
+            if raw is not None and not raw.endswith(b"\n") and str(fault) == lines.NOT_JSON:
                 self.found.partial_line = True
             else:
                 self._count(str(fault))
+
+    def _line(self, raw: bytes) -> Line:
+        try:
+            return lines.decode_line(raw)
+        except NotUnderstood as fault:
+            if str(fault) != lines.NOT_JSON:
+                raise
+        line = lines.decode_behind_a_tear(raw)
+        self._count(lines.NOT_JSON)
+        return line
 
     def read_description(self) -> None:
         """Take in what stands beside a subagent's file about it."""

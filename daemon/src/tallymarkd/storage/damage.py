@@ -18,6 +18,9 @@ from tallymarkd.storage.segment import Gap
 LSN_JUMP = 2**20
 """Numbers left out after an unclean stop: more than one commit can have held."""
 
+RESTORED = "restored on "
+"""What the reason begins with where a restore tells what its backup does not have."""
+
 KINDS_WITH_EVENTS = (Kind.BATCH, Kind.TOMBSTONE)
 
 
@@ -41,6 +44,12 @@ class Damage(msgspec.Struct, kw_only=True, frozen=True):
     from_seq: int = 0
     through_seq: int = 0
     events: int = 0
+
+    @property
+    def restored(self) -> bool:
+        """Whether nothing is damaged: a restore has left these numbers out, because its
+        backup does not have them."""
+        return not self.segment and self.reason.startswith(RESTORED)
 
     @property
     def numbers(self) -> int:

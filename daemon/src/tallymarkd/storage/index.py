@@ -29,6 +29,9 @@ FORMAT = 1
 QUERY_KEYS_MAX = 500
 """Keys asked for in one statement; SQLite allows 32,766 parameters."""
 
+RANGES_MAX = 100
+"""Ranges that are counted in one statement."""
+
 _HALF = 2**32 - 1
 _SUMS = """
 SELECT count(*),
@@ -191,6 +194,24 @@ class KeyIndex:
             marks = ",".join("?" * len(part))
             rows = self._db.execute(f"SELECT key FROM keys WHERE key IN ({marks})", part)  # noqa: S608 - only question marks
             found.update(row[0] for row in rows)
+        return found
+
+    def counts_in(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """How many keys stand under the numbers of each range, both ends included.
+
+        Reads the index once for many of them. Raises ``IndexUnreadableError``.
+        """
+        found: list[int] = []
+        try:
+            with self._lock:
+                for at in range(0, len(ranges), RANGES_MAX):
+                    part = ranges[at : at + RANGES_MAX]
+                    sums = ", ".join(["total(lsn BETWEEN ? AND ?)"] * len(part))
+                    bounds = [bound for each in part for bound in each]
+                    row = self._db.execute(f"SELECT {sums} FROM keys", bounds).fetchone()  # noqa: S608 - only question marks
+                    found += map(int, row)
+        except sqlite3.Error as error:
+            raise IndexUnreadableError(f"cannot read the index of keys: {error}") from error
         return found
 
     def add(self, keys: Iterable[tuple[int, int]], through_lsn: int) -> None:

@@ -54,11 +54,18 @@ class StateFile:
     """One file in ``directory``, written atomically. Not safe to use from two
     threads at once; whoever shares it with other processes locks around it.
 
-    The directory must exist, except for reading.
+    The directory must exist, except for reading. What is moved aside has its name there
+    behind ``aside_prefix``, which tells apart files of one name from several directories.
     """
 
     def __init__(
-        self, fs: FileSystem, directory: Path, name: str, *, backups: int = BACKUPS
+        self,
+        fs: FileSystem,
+        directory: Path,
+        name: str,
+        *,
+        backups: int = BACKUPS,
+        aside_prefix: str = "",
     ) -> None:
         if backups < 1:
             raise ValueError(f"cannot keep {backups} backups of {name}: at least 1 is needed")
@@ -69,6 +76,7 @@ class StateFile:
             directory / (f"{name}.bak" if number == 1 else f"{name}.bak.{number}")
             for number in range(1, backups + 1)
         )
+        self._aside_prefix = aside_prefix
         self.temp_path = directory / f"{name}.tmp"
         self._rotation_whole = False
         """Whether the last save through this object is known to have run to its end."""
@@ -146,7 +154,7 @@ class StateFile:
 
     def _unused(self, name: str, into: Path) -> Path:
         self._fs.mkdir(into)
-        names = (f"{name}.{number}" for number in itertools.count(1))
+        names = (f"{self._aside_prefix}{name}.{number}" for number in itertools.count(1))
         return into / first_unused(self._fs, into, names)
 
     def _move(self, path: Path, kept: Path) -> None:
