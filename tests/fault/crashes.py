@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.fault.account import Found
 from tests.fault.crash_states import Crashes, State
 from tests.fault.outcome import Outcome, quiet
-from tests.fault.recovered import Examiner
+from tests.fault.recovered import Examiner, half_saved
 from tests.fault.workload import Tape, record
 
 STATES_MIN = 2_000
@@ -118,6 +118,8 @@ def _examine(tape: Tape, home: Path, seed: int, effort: Effort, tally: Tally) ->
         tally.states += 1
         tally.outcomes.add(recovery.outcome)
         tally.add(recovery.found, where)
+        if half_saved(state.disk):
+            tally.add(examiner.go_on(state, choice), f"{where}, then on, then another")
         if number % effort.beside == 0:
             for what, found in _beside(examiner, state, choice):
                 tally.add(found, f"{where}, {what}")

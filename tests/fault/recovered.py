@@ -26,6 +26,7 @@ from tests.fault.workload import HISTORY_BYTES_MAX, Recorder, Tape
 from tests.faulty_fs import FaultyFs, Operation
 from tests.memory_fs import MemoryFs
 from tests.power import File
+from tests.state_dirs import reaches_in
 
 SAVES = 4
 """How often files are saved after a recovery."""
@@ -80,6 +81,7 @@ class Examiner:
             come_back(core, account.agents.values())
             for _ in range(SAVES):
                 core.pass_time(SAVE_SECONDS)
+                _hold_reaches(core, root, found)
             found.add(hold(account.standing(0), core.books))
             tape, images = recorder.finish(), core.images
         # Before the agents came back nothing new was promised to them.
@@ -200,6 +202,24 @@ def _hold_files(core: Core, found: Found) -> None:
     kept = [name for name in core.restored.report.quarantined if ".torn-" not in name]
     if kept:
         found.wrong.append(f"a crash alone has damaged {kept}")
+
+
+def half_saved(disk: MemoryFs) -> bool:
+    """Whether a save was cut off between its link and its rename: that shows later only."""
+    return any(
+        len({id(file) for _, file in generations}) < len(generations)
+        for _, generations in _homes(disk)
+    )
+
+
+def _hold_reaches(core: Core, root: Path, found: Found) -> None:
+    """No generation on disk is older than the daemon believes: it retires history by that."""
+    layout = Layout(root)
+    for name, held in core.checkpointer.reaches.items():
+        oldest = min(reaches_in(layout.project(name) if name else root))
+        if len(held) == GENERATIONS and min(held) > oldest:
+            found.wrong.append(f"the oldest generation of {name or SERVER_FILE} is at {oldest}, "
+                               f"and is taken to be at {min(held)}")  # fmt: skip
 
 
 def _homes(disk: MemoryFs) -> list[tuple[Path, list[tuple[Path, File]]]]:

@@ -162,3 +162,30 @@ def test_a_full_disk_is_told_and_nothing_left(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert f"cannot back up to {small / 'backup'}: No space left on device" in done.stderr
         assert list(small.iterdir()) == []
+
+
+@needs_mounts
+def test_a_directory_with_its_journal_on_another_disk_is_not_blocked(tmp_path: Path) -> None:
+    """Nothing is decided that could not be finished."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with running(tmp_path / "state") as daemon:
+        with Client("p", socket=daemon.socket, spool_dir=tmp_path / "spool") as client:
+            ids = record(client)
+        command(daemon, "backup", str(tmp_path / "backup"))
+        assert daemon.stop() == 0
+        # From the same file system, so that no number of a device tells it.
+        journal = daemon.state_dir / "journal"
+        for path in journal.iterdir():
+            path.rename(elsewhere / path.name)
+        with mounted(str(elsewhere), journal, "--bind"):
+            done = tallymark(
+                "--state-dir", str(daemon.state_dir), "restore", "--replace",
+                str(tmp_path / "backup"),
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert f"{journal} is a mount point" in done.stderr
+            assert not list(daemon.state_dir.glob("restore.*"))
+            daemon.start()
+            assert sorted(ids) == sorted(ids_in_journal(daemon.state_dir))
+            assert daemon.stop() == 0

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tallymark.adoption import Adopted
+from tallymark.adoption import Adopted, Adopter
 from tallymark.fs import OsFileSystem
 from tallymarkd.adopting import Adopting, spooled_producers, told
 from tests.daemon_parts import until
@@ -125,3 +127,34 @@ def test_a_producer_is_known_by_its_spool(tmp_path: Path) -> None:
     assert str(uuid.UUID(path.stem)) == path.stem
     assert spooled_producers(OsFileSystem(), tmp_path / "gone") == set()
     assert spooled_producers(OsFileSystem(), path) is None
+
+
+def test_a_spool_on_which_the_program_fails_is_told_and_no_reason_to_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in that directory is others' to write."""
+    run = Adopter.run
+    failures = [ValueError("no text at all")]
+
+    def once(adopter: Adopter, is_stopped: Callable[[], bool]) -> Adopted:
+        if failures:
+            raise failures.pop()
+        return run(adopter, is_stopped)
+
+    monkeypatch.setattr(Adopter, "run", once)
+    unhandled: list[dict[str, Any]] = []
+
+    async def work(daemon: FakeDaemon) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: unhandled.append(told))
+        spool = leave(daemon, "a")
+        found = adopting(daemon, spool.path.parent, pause_seconds=0.001)
+        found.start()
+        await until_gone(spool.path)
+        found.stop()
+
+    with FakeDaemon(tmp_path / "s.sock") as daemon:
+        asyncio.run(work(daemon))
+    assert unhandled == []
+    assert "cannot deliver the spools in" in caplog.messages[0]
+    assert caplog.records[0].exc_info is not None
+    assert "no text at all" in caplog.text

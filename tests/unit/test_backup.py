@@ -18,7 +18,7 @@ from tests.backups import BEGUN, backed_up
 from tests.daemon_parts import run_end
 from tests.damaged_states import tree
 from tests.faulty_fs import FaultyFs, Killed, Operation
-from tests.state_dirs import SERVER_UUID, Core, a_history
+from tests.state_dirs import SERVER_UUID, Core, a_history, again
 
 
 @pytest.fixture
@@ -55,6 +55,25 @@ def test_a_backup_has_every_file_but_what_is_derived_or_others(root: Path, targe
     }
     assert copied == names - left
     assert {"server.json", "recovery.json", "quarantine/file"} <= copied
+
+
+def test_what_others_left_there_is_left_out_and_told(root: Path, target: Path) -> None:
+    """A file manager's file, a directory that somebody made, a name that is no text."""
+    a_history(root).crash()
+    backed_up(root, target.with_name("first"))
+    (root / "projects" / ".DS_Store").write_bytes(b"x")
+    (root / "quarantine" / "old").mkdir(parents=True)
+    (root / "quarantine" / "link").symlink_to(root / "server.json")
+    os.mkfifo(os.fsencode(root / "quarantine") + b"/caf\xe9")
+
+    manifest = backed_up(root, target)
+
+    assert manifest.left_out == [
+        "projects/.DS_Store", "quarantine/caf?", "quarantine/link", "quarantine/old",
+    ]  # fmt: skip
+    assert read_manifest(OsFileSystem(), target) == manifest
+    assert manifest.files == read_manifest(OsFileSystem(), target.with_name("first")).files
+    assert again(root).report.quarantined == []
 
 
 def test_a_backup_is_private_and_shares_nothing(root: Path, target: Path) -> None:

@@ -299,6 +299,35 @@ def test_a_damaged_batch_is_named_once_although_its_seq_is_missing_too() -> None
     assert len(books.server.ledger.losses) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "missing"),
+    [
+        ([(2, 3), (4, 5)], False),
+        ([(4, 5), (2, 3)], False),  # in whatever order
+        ([(1, 4), (3, 7)], False),
+        ([(2, 2), (4, 5)], True),
+        ([(2, 4)], True),
+        ([(3, 5)], True),
+    ],
+)
+def test_seqs_that_several_losses_have_told_together_are_not_told_again(
+    told: list[tuple[int, int]], missing: bool
+) -> None:
+    """Two damaged places, next to each other."""
+    books = new_books()
+    books.record(batch_record(an_entry(run_end(1)), lsn=1))
+    for number, (first, last) in enumerate(told, 2):
+        damage = Damage(
+            segment=1, start=0, end=1, from_lsn=number, through_lsn=number, torn=False,
+            reason="damaged", producer=producer_bytes(ALICE), from_seq=first, through_seq=last,
+        )  # fmt: skip
+        books.record(a_record(Kind.LOSS, msgspec.json.encode(damage), lsn=number))
+    books.record(batch_record(an_entry(run_end(6)), lsn=9, seq=6))
+
+    reasons = [loss.reason for loss in books.server.ledger.losses]
+    assert ("seqs are missing from the journal" in reasons) == missing
+
+
 def test_missing_seqs_are_named() -> None:
     books = new_books()
     books.record(batch_record(an_entry(run_end(1)), lsn=1))

@@ -45,6 +45,7 @@ class FakeJournal:
     def __init__(self) -> None:
         self.segments: list[SealedSegment] = []
         self.active_bytes = 10
+        self.active_created_ns = NOON_NS
         self.retire_error: OSError | None = None
 
     def sealed(self) -> list[SealedSegment]:
@@ -666,6 +667,20 @@ def test_history_over_its_age_is_retired(tmp_path: Path) -> None:
     rig.settle("spotter")
 
     assert [segment.number for segment in rig.journal.segments] == [2, 3]
+
+
+def test_the_only_sealed_segment_is_as_old_as_the_beginning_of_the_active_one(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, days_max=30)
+    rig.journal.seal(1, 1, OLD_NS)
+    rig.journal.active_created_ns = NOON_NS - 30 * DAY_NS
+    rig.settle("spotter")
+    assert len(rig.journal.segments) == 1
+
+    rig.journal.active_created_ns = NOON_NS - 30 * DAY_NS - 1
+    rig.settle("spotter")
+    assert rig.journal.segments == []
 
 
 def test_a_segment_stays_until_every_oldest_generation_is_past_it(tmp_path: Path) -> None:

@@ -56,11 +56,13 @@ def test_as_json_it_is_the_manifest(
 
 def test_a_stopped_one_is_backed_up_under_its_lock(tallymark: Tallymark, tmp_path: Path) -> None:
     a_history(tallymark.state_dir).crash()
+    (tallymark.state_dir / "projects" / ".DS_Store").touch()
 
     done = tallymark("backup", str(tmp_path / "b"))
 
     assert (done.code, done.err) == (0, "")
     assert "while tallymarkd was stopped" in done.out
+    assert "left out     projects/.DS_Store: none of tallymarkd's files" in done.out
     assert not read_manifest(OsFileSystem(), tmp_path / "b").live
     # It is free again.
     OsFileSystem().close(OsFileSystem().lock(tallymark.state_dir / "lock"))

@@ -429,6 +429,44 @@ def test_goodbye_retires_the_mark(bench: Bench) -> None:
     assert [welcome.durable_seq for welcome in bench.join().welcomes] == [0]
 
 
+def test_who_comes_again_before_its_mark_is_gone_waits_and_begins_anew(bench: Bench) -> None:
+    """Its next batch would else be told as the first after some that are missing."""
+    alice = bench.join()
+    alice.publish(1, run_end(1))
+    bench.settle()
+    bench.engine.goodbye(alice.producer)
+    alice.leave()
+    again = bench.join()
+    assert again.welcomes == []
+    bench.settle()
+    assert [welcome.durable_seq for welcome in again.welcomes] == [0]
+    again.publish(1, run_end(2))
+    bench.settle()
+
+    assert again.link.acks[-1].through_seq == 1
+    assert (bench.books.new_losses, bench.books.server.ledger.losses) == (0, [])
+    assert image(bench.books) == image(bench.replayed())
+
+
+def test_a_goodbye_that_found_no_room_keeps_the_mark(bench: Bench) -> None:
+    alice = bench.join()
+    alice.publish(1, run_end(1))
+    bench.settle()
+    bench.log.full = True
+    bench.engine.goodbye(alice.producer)
+    alice.leave()
+    again = bench.join()
+    assert again.welcomes == []
+    bench.pump()
+
+    assert [welcome.durable_seq for welcome in again.welcomes] == [1]
+    bench.log.full = False
+    again.publish(2, run_end(2))
+    bench.settle()
+    assert bench.books.server.marks[ALICE].seq == 2
+    assert bench.books.new_losses == 0
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_goodbye_with_something_in_flight_or_nothing_at_all_retires_nothing(
     bench: Bench, published: bool

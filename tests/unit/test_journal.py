@@ -217,7 +217,9 @@ def test_a_full_disk_while_rolling(made: Setup, kind: str, code: int) -> None:
     journal = made.journal
     kept = commit(journal, *[BIG] * 7)
     kept.append((journal.append(Kind.BATCH, b"before"), b"before"))
-    made.fs.fail(kind, code, times=2, name="000000000002.tmp")
+    # Of blocks, two amounts are asked for.
+    times = 4 if kind == "allocate" else 2
+    made.fs.fail(kind, code, times=times, name="000000000002.tmp")
     for _ in range(2):
         with pytest.raises(JournalFull, match="cannot begin a segment"):
             journal.append(Kind.BATCH, BIG)
@@ -229,6 +231,28 @@ def test_a_full_disk_while_rolling(made: Setup, kind: str, code: int) -> None:
     assert journal.active_number == 2
     assert made.after_kill().start().events() == kept
     assert made.fs.names(JOURNAL) == [segment(1).name, segment(2).name, SPARE.name]
+
+
+def test_a_roll_needs_no_more_room_than_what_comes(made: Setup) -> None:
+    journal = made.journal
+    kept = commit(journal, *[BIG] * 7)
+    made.fs.fail("allocate", errno.ENOSPC, name="000000000002.tmp")
+    kept += commit(journal, BIG)
+    assert journal.active_number == 2
+    assert len(made.disk.content(segment(2))) == RECORDS_OFFSET + record_bytes(len(BIG))
+    kept += commit(journal, b"and on", BIG)
+    assert made.after_kill().start().events() == kept
+
+
+def test_for_a_record_larger_than_a_chunk_nothing_less_is_tried(made: Setup) -> None:
+    journal = made.journal
+    kept = commit(journal, *[BIG] * 6)
+    made.fs.fail("allocate", errno.ENOSPC, name="000000000002.tmp")
+    with pytest.raises(JournalFull):
+        journal.append(Kind.BATCH, bytes(5000))
+    assert made.fs.count("truncate") == 0
+    kept += commit(journal, b"it fits")
+    assert made.after_kill().start().events() == kept
 
 
 def test_what_was_given_up_cannot_come_back_behind_a_roll(made: Setup) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from tallymark.errors import StorageError
 from tallymark.fs import OsFileSystem
 from tallymarkd.core.layout import PROJECT_FILE, Layout
 from tallymarkd.core.ledger import Loss
+from tallymarkd.core.loading import load_state_files
 from tallymarkd.core.verify import verify
 from tests.daemon_parts import PRODUCERS, image, run_end
+from tests.damaged_states import tree
+from tests.faulty_fs import Fault, FaultyFs, Killed, Operation
 from tests.small_state import SEGMENT_BYTES
 from tests.state_dirs import SUFFIXES, Core, a_history, without_lsn
 
@@ -132,6 +138,65 @@ def test_a_project_whose_files_are_all_gone_is_missed(root: Path) -> None:
     assert QUIET in losses(core)[0].reason
 
 
+def cut_off(root: Path, name: str) -> None:
+    """A save was killed between its link and its rename; every batch has its segment."""
+    fs = FaultyFs()
+    core = Core(root, segment_bytes_max=SEGMENT_BYTES, fs=fs)
+    for number in range(1, 7):
+        core.put(run_end(number, error_message="x" * 2000), project=QUIET)
+        core.save()
+    core.put(run_end(7), project=QUIET)
+    fs.faults.append(Fault("replace", Killed(), name=f"{name}.tmp"))
+    with pytest.raises(Killed):
+        core.save()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_generation_with_two_names_counts_once(root: Path, count: int) -> None:
+    cut_off(root, PROJECT_FILE)
+    core = again(root)
+    first = core.journal.sealed()[0].number
+    quiet(core, 8)
+    while core.journal.sealed()[0].last_lsn <= 5:
+        core.tick()
+    assert core.journal.sealed()[0].number > first
+    before = core.stop()
+    newest_lost(root, count)
+    core = again(root)
+
+    assert without_lsn(image(core.books)) == without_lsn(before)
+
+
+def test_a_generation_that_needs_what_was_retired_is_found(root: Path) -> None:
+    core = Core(root, segment_bytes_max=SEGMENT_BYTES)
+    for number in range(1, 7):
+        core.put(run_end(number, error_message="x" * 2000), project=QUIET)
+        core.save()
+    # As no save would say it: then what the oldest generation still needs is retired.
+    core.checkpointer.adopt({QUIET: [6, 6, 6, 6]}, [6, 6, 6, 6])
+    while core.journal.sealed()[0].last_lsn <= 4:
+        core.tick()
+    core.stop()
+    report = verify(OsFileSystem(), root)
+
+    oldest = Layout(root).project(QUIET) / f"{PROJECT_FILE}.bak.3"
+    assert report.verdict == "damaged"
+    assert [each.code for each in report.findings] == ["disagrees"]
+    assert f"{oldest}: it needs history that was retired" in report.findings[0].message
+
+
+@pytest.mark.parametrize("name", [PROJECT_FILE, "server.json"])
+def test_what_memory_takes_for_the_oldest_generation_is_the_oldest(root: Path, name: str) -> None:
+    """Through every save after one that was cut off."""
+    cut_off(root, name)
+    core = again(root)
+    for number in range(8, 12):
+        quiet(core, number)
+        found = load_state_files(OsFileSystem(), Layout(root))
+        held = core.checkpointer.reaches
+        assert [held[""], held[QUIET]] == [found.server.reaches, found.reaches[QUIET]]
+
+
 def test_every_generation_of_the_server_file_says_that_a_segment_may_go(root: Path) -> None:
     core = Core(root, segment_bytes_max=SEGMENT_BYTES)
     seen = []
@@ -159,3 +224,40 @@ def test_without_a_server_file_everything_is_read(root: Path) -> None:
 
     assert without_lsn(image(core.books)) == without_lsn(before)
     assert losses(core) == []
+
+
+def denied(fs: FaultyFs, name: str, code: int) -> None:
+    """As the system says it: with the path."""
+
+    def before(operation: Operation) -> None:
+        if operation.kind == "open_read" and operation.path.name == name:
+            raise OSError(code, os.strerror(code), str(operation.path))
+
+    fs.before = before
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("name", ["server.json", "server.json.bak.2", PROJECT_FILE])
+def test_a_file_that_may_not_be_read_stops_the_start_and_stays(
+    root: Path, name: str, code: int
+) -> None:
+    """It is not damaged: with another owner it is whole."""
+    a_history(root).crash()
+    fs = FaultyFs()
+    denied(fs, name, code)
+    before = tree(root)
+
+    with pytest.raises(StorageError, match=f"cannot open {root}/.*{name}: .*; make it readable"):
+        Core(root, fs=fs)
+    assert tree(root) == before
+    denied(fs, name, code)
+    with pytest.raises(StorageError, match=f"cannot verify {root}"):
+        verify(fs, root)
+
+
+def test_a_file_that_the_disk_does_not_give_is_damaged(root: Path) -> None:
+    a_history(root).crash()
+    fs = FaultyFs()
+    fs.fail("open_read", errno.EIO, name="server.json")
+
+    assert Core(root, fs=fs).report.quarantined == ["server.json.1"]

@@ -144,6 +144,27 @@ def test_prices_change_with_time(pricer: Pricer) -> None:
         assert dollars(found) == model.get_prices(at).input_mtok
 
 
+@pytest.mark.parametrize("at", [None, datetime(2100, 1, 1, tzinfo=UTC)])
+def test_a_run_is_priced_at_the_time_of_its_end(at: datetime | None) -> None:
+    """Which is the time for which it counts, also when it was imported long after."""
+    ended = datetime(2025, 5, 1, tzinfo=UTC)
+    asked: list[datetime | None] = []
+
+    class Asked(Pricer):
+        def price(self, model: str, *, at: datetime | None = None, **rest: Any) -> Cost | None:
+            asked.append(at)
+            return super().price(model, at=at, **rest)
+
+    pricer = Asked(clock=lambda: AT)
+    run = RunEnd(agent_name="a", model_used="o3", input_tokens=1000, ended_at=ended, at=at)
+    then = pricer.price_event(run)
+    run = RunEnd(agent_name="a", model_used="o3", input_tokens=1000, at=ended)
+    usage = Usage(agent_name="a", model_used="o3", input_tokens=1000, at=ended)
+
+    assert then == pricer.price_event(run) == pricer.price_event(usage)
+    assert asked == [ended] * 3
+
+
 def test_without_a_time_it_is_now() -> None:
     times: list[datetime] = []
 

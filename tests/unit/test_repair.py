@@ -112,3 +112,16 @@ def test_what_cannot_be_saved_is_told_and_can_be_repeated(
     settle(root)
     assert verify(OsFileSystem(), root).verdict == "whole"
     os.close(OsFileSystem().lock(root / "lock"))
+
+
+def test_another_users_directory_is_refused_untouched(
+    made: dict[bool, Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root would write there is root's, and the daemon could not read it."""
+    shutil.copytree(made[False], root)
+    before = tree(root)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+
+    with pytest.raises(StorageError, match=f"cannot repair {root}: it belongs to .* runuser -u"):
+        settle(root)
+    assert tree(root) == before

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 import shutil
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -328,12 +331,62 @@ def test_a_disk_that_fails_leaves_the_old_state_or_the_new_one(
             told = str(error)
         assert told.startswith(f"cannot restore {root}: ") or not told
         assert not (root / "restore.partial").exists()
-        if fs.faults[0].times <= 0:
-            new = settled(root, before)
-            shutil.rmtree(root)
-            continue
-        break
+        if fs.faults[0].times > 0:
+            break
+        new = settled(root, before)
+        assert sentence(new) in told if told else new
+        shutil.rmtree(root)
     assert new is not None
+
+
+def sentence(new: bool) -> str:
+    """What a restore that has failed must say of the state that is there."""
+    return "yet it is restored, the new state is in its place" if new else "is what it was"
+
+
+@pytest.mark.parametrize("kind", ["sync_dir", "mkdir", "replace", "unlink", "rmdir"])
+def test_a_disk_that_goes_on_failing_leaves_what_is_said_of_it(
+    made: Path, tmp_path: Path, kind: str
+) -> None:
+    seen = set()
+    for skip in range(200):
+        root = tmp_path / f"{kind}-{skip}"
+        shutil.copytree(made.parent / "state", root)
+        before = state_files(root)
+        fs = FaultyFs()
+        fs.fail(kind, errno.EIO, skip=skip, times=math.inf)
+        try:
+            restored(made, root, fs, replace=True)
+        except StorageError as error:
+            told = str(error)
+        else:
+            break
+        ready = (root / "restore.ready").exists()
+        new = settled(root, before)
+        seen.add((ready, new))
+        words = "it is decided: the next start" if ready else sentence(new)
+        assert words in told, skip
+        shutil.rmtree(root)
+    assert (True, True) in seen
+    assert (True, False) not in seen
+
+
+def test_a_former_restore_that_cannot_be_finished_is_told_as_that(
+    made: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "state"
+    shutil.copytree(made.parent / "state", root)
+    fs = FaultyFs()
+    fs.kill(0, kind="rmdir")
+    with pytest.raises(Killed):
+        restored(made, root, fs, replace=True)
+    assert (root / "restore.ready").exists()
+    fs = FaultyFs()
+    fs.fail("rmdir", times=math.inf)
+
+    with pytest.raises(StorageError, match="a restore that was cut off there is decided"):
+        restored(made, root, fs, replace=True)
+    assert len(list(root.glob("replaced-*"))) == 1
 
 
 def settled(root: Path, before: dict[str, object]) -> bool:
@@ -364,3 +417,58 @@ def test_killed_at_any_call_it_is_the_old_state_or_the_new_one(made: Path, tmp_p
         shutil.rmtree(root)
     assert seen == sorted(seen)
     assert set(seen) == {True, False}
+
+
+def test_what_is_a_symlink_is_not_replaced_by_a_directory(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "state"
+    shutil.copytree(made.parent / "state", root)
+    (root / "journal").rename(tmp_path / "elsewhere")
+    (root / "journal").symlink_to(tmp_path / "elsewhere")
+    (root / "lock").touch()
+    before = tree(tmp_path)
+
+    with pytest.raises(StorageError, match=f"{root / 'journal'} is a symlink to {tmp_path}"):
+        restored(made, root, replace=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("bind", [True, False])
+def test_what_is_a_mount_point_is_refused_before_anything_is_done(
+    made: Path, tmp_path: Path, bind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename of it fails, and that was found out only after it was decided."""
+    root = tmp_path / "state"
+    shutil.copytree(made.parent / "state", root)
+    (root / "lock").touch()
+    before = tree(root)
+    what = str(root / "projects")
+    if bind:
+        mounts = [SimpleNamespace(mountpoint=each) for each in ("/", what)]
+        monkeypatch.setattr("psutil.disk_partitions", lambda **_: mounts)
+    else:
+        monkeypatch.setattr("os.path.ismount", lambda path: str(path) == what)
+
+    with pytest.raises(StorageError, match=f"{what} is a mount point.*unmount it"):
+        restored(made, root, replace=True)
+    assert tree(root) == before
+
+
+def test_another_users_directory_is_refused_untouched(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "state"
+    shutil.copytree(made.parent / "state", root)
+    before = tree(root)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+
+    with pytest.raises(StorageError, match=f"cannot restore {root}: it belongs to .* runuser -u"):
+        restored(made, root, replace=True)
+    assert tree(root) == before
+
+
+def test_a_directory_that_is_not_there_is_nobodys(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+
+    assert restored(made, tmp_path / "new").files > 3

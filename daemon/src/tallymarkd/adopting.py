@@ -73,6 +73,9 @@ class Adopting:
             told(adopted)
         except OSError as error:
             log.warning("cannot look for spools in %s: %s", self._directory, error)
+        except Exception:  # what an agent left there must not end the daemon
+            log.exception("cannot deliver the spools in %s: a fault of tallymark; trying again "
+                          "in %g s", self._directory, self._pause_seconds)  # fmt: skip
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._pause_seconds, self.start)
 

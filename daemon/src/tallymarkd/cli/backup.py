@@ -100,7 +100,7 @@ def _take_of_stopped(place: Place, target: Path, unreachable: ConnectError) -> M
 def rows(manifest: Manifest) -> list[tuple[str, str]]:
     """What is shown, each with its name."""
     how = "while tallymarkd ran" if manifest.live else "while tallymarkd was stopped"
-    return [
+    found = [
         ("of", f"{manifest.state_dir}, {how}"),
         ("server", manifest.server_id),
         ("begun", f"{local(manifest.begun_at)}; all that was acknowledged before is in it"),
@@ -108,3 +108,6 @@ def rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("events", f"{count(manifest.events)} stored"),
         ("files", f"{many(len(manifest.files), 'file')}, {size(manifest.size_bytes)}"),
     ]
+    if manifest.left_out:
+        found.append(("left out", f"{', '.join(manifest.left_out)}: none of tallymarkd's files"))
+    return found

@@ -38,7 +38,8 @@ def command(place: Place, backup: Path, replace: bool) -> int:
 
     What was acknowledged after the backup is lacking; the ledger says so.
 
-    Exit code 0 it is restored, 1 the state is what it was, 2 BACKUP is no backup.
+    Exit code 0 it is restored, 1 something failed and the message says whether the state is
+    the old one or the new one, 2 BACKUP is no backup.
     """
     from tallymarkd.cli.stopping import telling_how_to_stop
     from tallymarkd.core.backup_manifest import read_manifest

@@ -18,7 +18,6 @@ disk, or one program that writes, would be in both.
 
 from __future__ import annotations
 
-import errno
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from tallymarkd.core.layout import PROJECT_FILE, SERVER_FILE, Layout
 from tallymarkd.core.loading import load_state_files
 from tallymarkd.core.verify import verify
 from tallymarkd.storage.copied_segment import worth_copying
+from tallymarkd.storage.journal import DISK_FULL
 from tallymarkd.storage.segment_files import open_segment, read_segment, segment_paths
 from tallymarkd.storage.state_file import StateFile
 
@@ -50,8 +50,6 @@ READINGS_MAX = 100
 """How often the generations of a state file are read again because they moved on."""
 
 FINDINGS_TOLD = 3
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,7 @@ def _remove(fs: FileSystem, partial: Path) -> None:
 
 def _failed(root: Path, target: Path, error: OSError) -> StorageError:
     what = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return StorageError(
             f"cannot back up to {target}: {what}; free space there, or choose another directory; "
             "what had been copied is removed"
@@ -191,6 +189,15 @@ def _failed(root: Path, target: Path, error: OSError) -> StorageError:
         f"cannot back up {root} to {target}: {where}{what}; look at both disks and run it again; "
         "what had been copied is removed"
     )
+
+
+def _is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _name_of(path: Path) -> str:
+    """As text, also of a name that is none."""
+    return path.as_posix().encode(errors="replace").decode()
 
 
 class _Backup:
@@ -207,6 +214,7 @@ class _Backup:
         self._now = now
         self._files: list[FileEntry] = []
         self._directories: set[Path] = set()
+        self._left_out: list[str] = []
 
     def run(self) -> Manifest:
         begun = self._now()
@@ -229,6 +237,7 @@ class _Backup:
             end_lsn=end_lsn,
             events=events,
             files=self._files,
+            left_out=self._left_out,
         )
         write_file(self._fs, self._root / MANIFEST_NAME, encode_manifest(manifest))
         return manifest
@@ -241,8 +250,8 @@ class _Backup:
     # Step 2.
 
     def _copy_state(self) -> None:
-        for name in self._fs.names(self._from.projects):
-            self._copy_generations(self._from.projects / name, PROJECT_FILE)
+        for directory in self._in(self._from.projects, Path.is_dir):
+            self._copy_generations(directory, PROJECT_FILE)
         self._copy_generations(self._from.root, SERVER_FILE)
 
     def _copy_generations(self, directory: Path, name: str) -> None:
@@ -270,12 +279,19 @@ class _Backup:
             self._write(path, [body])
 
     def _copy_rest(self) -> None:
-        layout, fs = self._from, self._fs
+        layout = self._from
         paths = [layout.recovery_report, layout.recovery_history]
-        paths += [layout.quarantine / name for name in fs.names(layout.quarantine)]
-        for path in paths:
-            if fs.exists(path):
-                self._copy(path)
+        for path in [path for path in paths if self._fs.exists(path)]:
+            self._copy(path)
+        for path in self._in(layout.quarantine, _is_plain_file):
+            self._copy(path)
+
+    def _in(self, directory: Path, ours: Callable[[Path], bool]) -> list[Path]:
+        """What is in a directory; others' things are left out, and that is told."""
+        paths = [directory / name for name in self._fs.names(directory)]
+        others = [path for path in paths if not ours(path)]
+        self._left_out += [_name_of(path.relative_to(self._from.root)) for path in others]
+        return [path for path in paths if path not in others]
 
     def _copy(self, path: Path) -> None:
         self._source.check()

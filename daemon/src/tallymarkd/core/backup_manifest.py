@@ -34,7 +34,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     Everything through ``durable_lsn`` is in it, which is everything that was
     acknowledged before ``begun_at``; ``end_lsn`` is where its journal ends. ``live`` when
-    the daemon ran meanwhile. ``version`` is the program's that took it.
+    the daemon ran meanwhile. ``version`` is the program's that took it. ``left_out`` are
+    names in the state directory that are none of its files, and not in the backup.
     """
 
     version: str
@@ -47,6 +48,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     end_lsn: int
     events: int
     files: list[FileEntry]
+    left_out: list[str] = []
 
     @property
     def size_bytes(self) -> int:

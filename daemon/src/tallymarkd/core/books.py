@@ -169,13 +169,17 @@ class Books:
         return mark
 
     def _named(self, producer: str, from_seq: int, through_seq: int) -> bool:
-        """Whether a damaged record has told of these seqs already."""
-        return any(
-            loss.producer == producer
-            and loss.from_seq <= from_seq
-            and through_seq <= loss.through_seq
+        """Whether damaged records, one or several together, have told of these seqs already."""
+        ranges = sorted(
+            (loss.from_seq, loss.through_seq)
             for loss in self.server.ledger.losses
+            if loss.producer == producer
         )
+        for first, last in ranges:
+            if first > from_seq:
+                break
+            from_seq = max(from_seq, last + 1)
+        return from_seq > through_seq
 
     def _skip(self, record: Control) -> None:
         notice = msgspec.json.decode(record.payload, type=SkipNotice)

@@ -179,6 +179,11 @@ class Checkpointer:
         return []
 
     @property
+    def reaches(self) -> dict[str, list[int]]:
+        """How far each file's generations are taken to reach, newest first."""
+        return {name: list(target.reaches) for name, target in self._targets.items()}
+
+    @property
     def oldest_dirty_seconds(self) -> float:
         """For how long the longest waiting change is not saved yet."""
         since = [t.dirty_since for t in self._targets.values() if t.dirty_since is not None]
@@ -347,8 +352,8 @@ class Checkpointer:
         if not sealed:
             return None
         oldest = sealed[0]
-        newest_ns = sealed[1].created_ns if len(sealed) > 1 else self._clock_ns()
-        age_days = (self._clock_ns() - newest_ns) / NANOS_PER_DAY
+        following = sealed[1].created_ns if len(sealed) > 1 else self._journal.active_created_ns
+        age_days = (self._clock_ns() - following) / NANOS_PER_DAY
         size = self._journal.size_bytes()
         if size > self.settings.history_bytes_max or age_days > self.settings.history_days_max:
             return oldest

@@ -221,10 +221,14 @@ class Engine:
         return True
 
     def goodbye(self, producer: Producer) -> None:
-        """The client has seen everything acknowledged: retire its mark."""
+        """The client has seen everything acknowledged: retire its mark.
+
+        Until that is durable it is on its way, back to 0: a Welcome waits for it.
+        """
         if producer.settled and producer.durable_seq:
-            ticket = Ticket(Kind.FORGET, b"", producer=producer.key, context=_Context())
-            self._submit(ticket, 0)
+            producer.admitted_seq = 0
+            context = _Context(producer)
+            self._submit(Ticket(Kind.FORGET, b"", producer=producer.key, context=context), 0)
 
     def post(
         self,
@@ -304,7 +308,7 @@ class Engine:
                 answer[producer.key] = producer
             self._release(context, None)
         for producer in answer.values():
-            if producer.link is not None and producer.welcome is None:
+            if producer.link is not None and producer.welcome is None and producer.durable_seq:
                 producer.link.acknowledge(producer.take_ack())
             self._welcome_settled(producer)
             self._producers.forget_idle(producer)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tallymark.errors import DamagedError, NewerFormatError
+from tallymark.errors import DamagedError, NewerFormatError, StorageError
 from tallymark.fs import FileSystem
 from tallymarkd.core import project_file
 from tallymarkd.core.books import Books
@@ -30,7 +30,8 @@ log = logging.getLogger("tallymarkd")
 @dataclass(slots=True)
 class Generations:
     """A state file's generations: the newest whole one, how far each whole one
-    reaches, and those that are damaged, with what is wrong with each."""
+    reaches, and those that are damaged, with what is wrong with each. One that has
+    two names counts once."""
 
     file: StateFile
     newest: Any = None
@@ -136,7 +137,8 @@ def _load(
             tell(f"cannot use {path}: {reason}")
             found.damaged[path] = reason
             continue
-        found.reaches.append(state.applied_lsn)
+        if not (path == found.file.backup_paths[0] and found.file.has_two_names()):
+            found.reaches.append(state.applied_lsn)
         if found.newest is None:
             found.newest = state
     return found
@@ -162,9 +164,10 @@ def read_generations(
 ) -> Iterator[tuple[Path, Any, str]]:
     """Each generation, newest first: its path, what it decodes to, and why it does not.
 
-    Raises ``NewerFormatError``, which says what cannot be done by ``verb``.
+    Raises ``NewerFormatError``, and ``StorageError`` for one that this user may not
+    read; both say what cannot be done by ``verb``.
     """
-    for path, body in file.generations():
+    for path, body in _bodies(file, verb):
         try:
             if body is None:
                 raise DamagedError("it cannot be read")
@@ -174,6 +177,17 @@ def read_generations(
         except DamagedError as error:
             state, reason = None, str(error)
         yield path, state, reason
+
+
+def _bodies(file: StateFile, verb: str) -> Iterator[tuple[Path, bytes | None]]:
+    try:
+        yield from file.generations(raise_denied=True)
+    except PermissionError as error:
+        what = error.filename or f"{file.path} or a backup of it"
+        raise StorageError(
+            f"cannot {verb} {what}: {error.strerror}; make it readable for the user that "
+            "tallymarkd runs as, who should own all that is there (chown)"
+        ) from error
 
 
 def read_only(fs: FileSystem, root: Path, tell: Tell = log.warning) -> Books:

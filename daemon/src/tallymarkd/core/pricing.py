@@ -149,14 +149,18 @@ class Pricer:
         return None if nanos is None else Cost(nanos, self._table.source)
 
     def price_event(self, event: Usage | RunEnd) -> Cost | None:
-        """The cost of a usage, or of all a run's responses together; None if unknown."""
+        """The cost of a usage, or of all a run's responses together; None if unknown.
+
+        At the prices of the time for which the event counts; now, when it says none.
+        """
+        ended = event.ended_at if isinstance(event, RunEnd) else None
         return self.price(
             event.model_used,
             input_tokens=event.input_tokens,
             output_tokens=event.output_tokens,
             cache_read_tokens=event.cache_read_tokens,
             cache_write_tokens=event.cache_write_tokens,
-            at=event.at,
+            at=ended or event.at,
             one_response=isinstance(event, Usage),
         )
 

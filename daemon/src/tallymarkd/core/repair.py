@@ -18,7 +18,12 @@ from tallymark.record import Kind
 from tallymarkd.core.checkpoint import Checkpointer, CheckpointSettings
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.recovery_report import RecoveryReport
-from tallymarkd.core.refusals import is_state_dir, refuse_running, refuse_unreadable
+from tallymarkd.core.refusals import (
+    is_state_dir,
+    refuse_anothers,
+    refuse_running,
+    refuse_unreadable,
+)
 from tallymarkd.core.restore import Restored, restore
 from tallymarkd.storage.journal import JournalFull, JournalSettings
 
@@ -30,13 +35,14 @@ def repair(fs: FileSystem, root: Path, settings: JournalSettings) -> RecoveryRep
     """Settle the directory; gives the account.
 
     Raises ``PathError`` for what is no state directory; ``StorageError`` when a
-    daemon runs on it or it could not be settled; ``NewerFormatError`` with
-    everything untouched; ``OSError``.
+    daemon runs on it, when it is another user's, or when it could not be settled;
+    ``NewerFormatError`` with everything untouched; ``OSError``.
     """
     layout = Layout(root)
     refuse_unreadable(fs, root, "repair")
     if not is_state_dir(fs, layout):
         raise PathError(f"cannot repair {root}: it is no state directory of tallymarkd")
+    refuse_anothers(root, "repair")
     try:
         lock = fs.lock(layout.lock)
     except BlockingIOError:

@@ -16,6 +16,7 @@ reads is refused meanwhile (``refuse_unfinished``).
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -24,9 +25,14 @@ from tallymark.errors import StorageError
 from tallymark.fs import FileSystem, read_file, write_file
 from tallymarkd.core.copying import remove_tree
 from tallymarkd.core.layout import SERVER_FILE, Layout
-from tallymarkd.storage.state_file import BACKUPS
+from tallymarkd.core.refusals import refuse_unmovable
+from tallymarkd.storage.state_file import BACKUPS, first_unused
 
 PLAN_NAME = "plan.json"
+
+
+class DecidedError(StorageError):
+    """A restore failed after step 2: only what is left of 3 and 4 is to be done."""
 
 
 class _Plan(msgspec.Struct, kw_only=True):
@@ -62,8 +68,10 @@ def state_in(fs: FileSystem, layout: Layout) -> list[str]:
 def begin(fs: FileSystem, layout: Layout) -> Layout:
     """An empty directory for the new state.
 
-    The caller holds the lock, and has called ``finish``. Raises ``OSError``.
+    The caller holds the lock, and has called ``finish``. Raises ``StorageError`` where
+    what is there could not be moved aside, and ``OSError``.
     """
+    refuse_unmovable(layout.root, state_in(fs, layout))
     fs.mkdir(layout.restore_partial)
     return Layout(layout.restore_partial)
 
@@ -72,26 +80,24 @@ def commit(fs: FileSystem, layout: Layout, when: str) -> Path | None:
     """What is in ``restore.partial`` is the state from now on; its files are synced.
 
     Gives the directory that has the old state, None when there was none. Raises
-    ``OSError``; then the next ``finish`` says whether it happened.
+    ``OSError`` when it did not happen, or ``finish`` says that it did; ``DecidedError``,
+    with the ``OSError`` as its cause, when it did and is not known to be done.
     """
     old = state_in(fs, layout)
     new = [name for name in state_names() if fs.exists(layout.restore_partial / name)]
-    aside = _unused(fs, layout, f"replaced-{when}")
+    name = f"replaced-{when}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    aside = layout.root / first_unused(fs, layout.root, names)
     plan = msgspec.json.encode(_Plan(new=new, aside=aside.name))
     write_file(fs, layout.restore_partial / PLAN_NAME, plan)
     fs.sync_dir(layout.restore_partial)
     fs.replace(layout.restore_partial, layout.restore_ready)
-    fs.sync_dir(layout.root)
-    finish(fs, layout)
+    try:
+        fs.sync_dir(layout.root)
+        finish(fs, layout)
+    except OSError as error:
+        raise DecidedError(str(error)) from error
     return aside if old else None
-
-
-def _unused(fs: FileSystem, layout: Layout, name: str) -> Path:
-    path, number = layout.root / name, 1
-    while fs.exists(path):
-        number += 1
-        path = layout.root / f"{name}-{number}"
-    return path
 
 
 def finish(fs: FileSystem, layout: Layout) -> bool:

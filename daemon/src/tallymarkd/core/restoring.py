@@ -36,9 +36,9 @@ from tallymarkd.core.copying import copy_back, sync_tree
 from tallymarkd.core.lacking import Lacking
 from tallymarkd.core.layout import Layout
 from tallymarkd.core.recovery_report import keep_report, read_history
-from tallymarkd.core.refusals import refuse_running, refuse_unreadable
+from tallymarkd.core.refusals import refuse_anothers, refuse_running, refuse_unreadable
 from tallymarkd.core.repair import settle
-from tallymarkd.core.replacing import begin, commit, finish, state_in
+from tallymarkd.core.replacing import DecidedError, begin, commit, finish, state_in
 from tallymarkd.core.restore import Restored, restore
 from tallymarkd.storage.damage import LSN_JUMP, Damage
 from tallymarkd.storage.journal import JournalFull, JournalSettings
@@ -76,13 +76,15 @@ def restore_backup(
     """Make ``root`` the state that ``backup`` has. Cut off anywhere, it is that or the old one.
 
     ``replace`` moves a state that is there aside. Raises ``PathError`` for what is no
-    backup, ``DamagedError`` naming a damaged file, ``NewerFormatError``, ``StorageError``
-    when a daemon runs on ``root`` or has left a state there, and ``OSError``; the state
-    is then what it was.
+    backup, ``DamagedError`` naming a damaged file, ``NewerFormatError``, and ``StorageError``
+    when a daemon runs on ``root`` or has left a state there, when it is another user's,
+    when something in it cannot be moved, and when a disk failed: that one says whether the
+    state is the old one or the new one. After all others it is the old one.
     """
     manifest = read_manifest(fs, backup)
     layout = Layout(root)
     refuse_unreadable(fs, root, "restore")
+    refuse_anothers(root, "restore")
     try:
         fs.mkdir(root)
         lock = fs.lock(layout.lock)
@@ -90,40 +92,79 @@ def restore_backup(
         refuse_running(layout, "restore", lambda _: True)
         raise
     except OSError as error:
-        raise _disk_failed(root, error) from error
+        raise _disk_failed(root, error, AS_IT_WAS) from error
     try:
-        finish(fs, layout)
-        old = state_in(fs, layout)
-        if old and not replace:
-            raise StorageError(
-                f"cannot restore {root}: it has a state already ({', '.join(old)}); choose "
-                "another directory with --state-dir, or have what is there moved aside with "
-                "--replace"
-            )
-        return _Restoring(fs, backup, manifest, layout, settings, now()).run()
-    except OSError as error:
-        _undo(fs, layout)
-        raise _disk_failed(root, error) from error
-    except (TallymarkError, KeyboardInterrupt):
-        _undo(fs, layout)
-        raise
+        _finish_former(fs, layout)
+        _refuse_state(fs, layout, replace)
+        return _restore_or_tell(
+            fs, _Restoring(fs, backup, manifest, layout, settings, now()), layout
+        )
     finally:
         fs.close(lock)
 
 
-def _disk_failed(root: Path, error: OSError) -> StorageError:
-    where = f"{error.filename}: " if error.filename else ""
-    return StorageError(
-        f"cannot restore {root}: {where}{error.strerror or error}; the state is what it was: "
-        "free space or look at both disks, and run it again"
-    )
+def _refuse_state(fs: FileSystem, layout: Layout, replace: bool) -> None:
+    old = state_in(fs, layout)
+    if old and not replace:
+        raise StorageError(
+            f"cannot restore {layout.root}: it has a state already ({', '.join(old)}); choose "
+            "another directory with --state-dir, or have what is there moved aside with "
+            "--replace"
+        )
 
 
-def _undo(fs: FileSystem, layout: Layout) -> None:
-    """Remove what was copied, or finish what was decided; the next who has the lock does
-    what cannot be done here."""
-    with contextlib.suppress(OSError):
+def _restore_or_tell(fs: FileSystem, restoring: _Restoring, layout: Layout) -> RestoreReport:
+    """Whatever fails: what the state is after it."""
+    try:
+        return restoring.run()
+    except DecidedError as error:
+        state = _wind_up(fs, layout, decided=True)
+        raise _disk_failed(layout.root, error.__cause__, state) from error
+    except OSError as error:
+        raise _disk_failed(layout.root, error, _wind_up(fs, layout)) from error
+    except (TallymarkError, KeyboardInterrupt):
+        _wind_up(fs, layout)
+        raise
+
+
+AS_IT_WAS = "the state is what it was: free space or look at both disks, and run it again"
+IN_PLACE = "yet it is restored, the new state is in its place: look at the disk, and verify it"
+DECIDED = (
+    "it is decided: the next start of tallymarkd finishes it, or `tallymark repair` does; "
+    "free space or look at the disk first"
+)
+
+
+def _disk_failed(root: Path, error: BaseException | None, state: str) -> StorageError:
+    what = str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        what = f"{where}{error.strerror or error}"
+    return StorageError(f"cannot restore {root}: {what}; {state}")
+
+
+def _finish_former(fs: FileSystem, layout: Layout) -> None:
+    """One that was cut off here before."""
+    try:
         finish(fs, layout)
+    except OSError as error:
+        if not fs.exists(layout.restore_ready):
+            raise _disk_failed(layout.root, error, AS_IT_WAS) from error
+        raise StorageError(
+            f"cannot restore {layout.root}: a restore that was cut off there is decided, and "
+            f"cannot be finished: {error}; free space or look at the disk, then run "
+            "`tallymark repair`, which finishes it"
+        ) from error
+
+
+def _wind_up(fs: FileSystem, layout: Layout, *, decided: bool = False) -> str:
+    """Remove what was copied, or finish what was decided; the next who has the lock does
+    what cannot be done here. Gives what the state is, in words."""
+    with contextlib.suppress(OSError):
+        decided = finish(fs, layout) or decided
+    if fs.exists(layout.restore_ready):
+        return DECIDED
+    return IN_PLACE if decided else AS_IT_WAS
 
 
 class _Restoring:

@@ -165,8 +165,10 @@ class _Verify:
         report, begins_after = self._report, found.begins_after_lsn
         ledger = LedgerCheck(loaded.servers, recount)
         self._losses.ranges += _ranges(found.report.damage)
+        server = loaded.files.server.newest
+        retired = server.retired_lsn if server is not None else 0
         self._tracks = {
-            each.project: Track(self._fs, each, self._losses, begins_after)
+            each.project: Track(self._fs, each, self._losses, begins_after, retired)
             for each in loaded.projects
             if each.project
         }

@@ -26,6 +26,10 @@ from tallymarkd.core.verify_report import GenerationPart, StateFilePart, VerifyR
 from tallymarkd.storage.state_file import StateFile
 
 RETIRED = "it does not reach back so far"
+NEEDS_RETIRED = (
+    "it needs history that was retired; were the newer generations lost, a start from it "
+    "would miss events"
+)
 LOSSES_BETWEEN = "it has lost numbers before that"
 
 
@@ -111,28 +115,40 @@ class Track:
     """One project on its way through the journal."""
 
     def __init__(
-        self, fs: FileSystem, part: StateFilePart, losses: Losses, begins_after_lsn: int
+        self,
+        fs: FileSystem,
+        part: StateFilePart,
+        losses: Losses,
+        begins_after_lsn: int,
+        retired_lsn: int,
     ) -> None:
         self._fs = fs
         self._part = part
         self._losses = losses
+        self._begins_after_lsn = begins_after_lsn
         self._state: ProjectState | None = None
-        self._base_lsn = 0
+        self._base: GenerationPart | None = None
         whole = [each for each in part.generations if each.whole]
         self._todo = sorted(whole, key=lambda each: each.applied_lsn)
         if begins_after_lsn:
-            self._begin_at(begins_after_lsn)
+            self._begin(any_will_do=begins_after_lsn <= retired_lsn)
 
-    def _begin_at(self, begins_after_lsn: int) -> None:
-        """From the oldest generation on that the journal reaches back to, or else the newest."""
+    def _begin(self, *, any_will_do: bool) -> None:
+        """From the oldest generation on that the journal reaches back to, or else the newest.
+
+        Where history was retired under the rules, that is the oldest of all: it
+        had nothing in there that it has not.
+        """
         while self._todo:
-            first = self._todo[0]
-            if first.applied_lsn >= begins_after_lsn or len(self._todo) == 1:
-                self._state, self._base_lsn = self._decode(first), first.applied_lsn
-                first.reason = RETIRED
-                self._todo.pop(0)
+            first = self._todo.pop(0)
+            first.reason = RETIRED
+            if any_will_do or first.applied_lsn >= self._begins_after_lsn or not self._todo:
+                self._state, self._base = self._decode(first), first
                 return
-            self._todo.pop(0).reason = RETIRED
+
+    @property
+    def _base_lsn(self) -> int:
+        return self._base.applied_lsn if self._base is not None else 0
 
     def _decode(self, part: GenerationPart) -> ProjectState:
         return project_file.decode(read_file(self._fs, Path(part.path)))
@@ -157,12 +173,20 @@ class Track:
             ours = self._state
             part.agrees = ours is not None and _content(ours) == _content(theirs)
             if not part.agrees:
-                if self._losses.within(self._base_lsn, part.applied_lsn):
-                    part.agrees, part.reason = None, LOSSES_BETWEEN
-                else:
-                    part.reason = "replaying the journal gives something else"
+                self._differ(part)
                 self._state = theirs
-            self._base_lsn = part.applied_lsn
+            self._base = part
+
+    def _differ(self, part: GenerationPart) -> None:
+        """Say of a generation why it is not what the one before becomes."""
+        base = self._base
+        if self._losses.within(self._base_lsn, part.applied_lsn):
+            part.agrees, part.reason = None, LOSSES_BETWEEN
+        elif base is not None and base.applied_lsn < self._begins_after_lsn:
+            base.agrees, base.reason = False, NEEDS_RETIRED
+            part.agrees, part.reason = None, RETIRED
+        else:
+            part.reason = "replaying the journal gives something else"
 
 
 def _batch_of(record: Record, entry: Entry) -> Batch:

@@ -30,7 +30,8 @@ SPARE_NAME = "spare"
 
 TEMPORARY_SUFFIX = ".tmp"
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors that say that there is no room."""
 
 
 class JournalFull(StorageError):
@@ -110,6 +111,11 @@ class Journal:
         """Number of the segment being written."""
         return self._active.header.number
 
+    @property
+    def active_created_ns(self) -> int:
+        """When the segment being written was begun."""
+        return self._active.header.created_ns
+
     def sealed(self) -> list[SealedSegment]:
         """Segments that are written no more, oldest first. Any thread."""
         with self._lock:
@@ -140,7 +146,7 @@ class Journal:
         size = record_bytes(len(payload))
         fits = end + size <= self._settings.segment_bytes_max
         if not fits and end > RECORDS_OFFSET:
-            self._roll()
+            self._roll(size)
             end = RECORDS_OFFSET
         lsn = self.next_lsn
         self._buffer_crc = append_record(
@@ -194,7 +200,7 @@ class Journal:
             kept = active.end
             self._fs.write(active.fd, b"".join(self._buffer), active.end)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             self._give_up(kept, error)
         active.end += self.buffered_bytes
@@ -216,7 +222,7 @@ class Journal:
         try:
             self._fs.allocate(active.fd, active.allocated, target - active.allocated)
         except OSError as error:
-            if error.errno not in _FULL or target == end:
+            if error.errno not in DISK_FULL or target == end:
                 raise
             target = end
             self._fs.allocate(active.fd, active.allocated, target - active.allocated)
@@ -236,7 +242,7 @@ class Journal:
         active.allocated = kept
         raise JournalFull(f"cannot write to the journal in {self.directory}: {error}") from error
 
-    def _roll(self) -> None:
+    def _roll(self, needed_bytes: int) -> None:
         """Seal the active segment and begin the next; the old one is durable first."""
         self.sync()
         old = self._active
@@ -251,9 +257,11 @@ class Journal:
             prev_crc=old.prev_crc,
         )
         try:
-            fresh = create_segment(self._fs, self.directory, header, self._settings)
+            fresh = create_segment(
+                self._fs, self.directory, header, self._settings, needed_bytes=needed_bytes
+            )
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 self._failure = error
                 raise
             raise JournalFull(f"cannot begin a segment in {self.directory}: {error}") from error
@@ -298,10 +306,16 @@ class Journal:
 
 
 def create_segment(
-    fs: FileSystem, directory: Path, header: SegmentHeader, settings: JournalSettings
+    fs: FileSystem,
+    directory: Path,
+    header: SegmentHeader,
+    settings: JournalSettings,
+    *,
+    needed_bytes: int = 0,
 ) -> ActiveSegment:
     """Create a segment whose name and headers are durable. Raises ``OSError``.
 
+    Has room for a chunk of records, and where there is none, for ``needed_bytes``.
     With ``ENOSPC`` or ``EDQUOT`` no trace of it is left. Once the name is there the
     segment before it must not be written any more, so that whatever fails from
     then on is told as ``EIO``.
@@ -311,8 +325,7 @@ def create_segment(
     fs.unlink(temporary)
     fd = fs.create(temporary)
     try:
-        size = min(settings.segment_bytes_max, RECORDS_OFFSET + settings.segment_chunk_bytes)
-        fs.allocate(fd, 0, size)
+        size = _allocate_first(fs, fd, settings, RECORDS_OFFSET + needed_bytes)
         fs.write(fd, encode_header(header), 0)
         fs.sync(fd)
         fs.replace(temporary, path)
@@ -323,6 +336,20 @@ def create_segment(
             fs.unlink(temporary)
         raise
     return ActiveSegment(header, fd, RECORDS_OFFSET, size, 0, header.prev_last_lsn)
+
+
+def _allocate_first(fs: FileSystem, fd: int, settings: JournalSettings, least_bytes: int) -> int:
+    """Reserve a segment's first blocks; gives how many bytes."""
+    size = min(settings.segment_bytes_max, RECORDS_OFFSET + settings.segment_chunk_bytes)
+    try:
+        fs.allocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in DISK_FULL or size <= least_bytes:
+            raise
+        size = least_bytes
+        fs.truncate(fd, 0)  # what was had of the chunk is free again
+        fs.allocate(fd, 0, size)
+    return size
 
 
 def _sync_name(fs: FileSystem, path: Path) -> None:

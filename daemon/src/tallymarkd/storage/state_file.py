@@ -25,7 +25,8 @@ than the one oldest generation.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,12 @@ class Foreign:
 
     path: Path
     kept: Path | None
+
+
+def first_unused(fs: FileSystem, directory: Path, names: Iterable[str]) -> str:
+    """The first of these names that is not there; there must be one."""
+    taken = set(fs.names(directory))
+    return next(name for name in names if name not in taken)
 
 
 class StateFile:
@@ -120,14 +127,20 @@ class StateFile:
         """Whether somebody else has changed the main file, or taken it away."""
         return self._fs.stamp(self.path) not in self._known
 
-    def generations(self) -> Iterator[tuple[Path, bytes | None]]:
-        """What is there, newest first; None for a file that cannot be read."""
+    def generations(self, *, raise_denied: bool = False) -> Iterator[tuple[Path, bytes | None]]:
+        """What is there, newest first; None for a file that cannot be read.
+
+        With ``raise_denied`` one that this user may not read, and that may well be whole,
+        raises ``PermissionError``.
+        """
         for path in (self.path, *self.backup_paths):
             try:
                 yield path, read_file(self._fs, path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OSError:
+            except OSError as error:
+                if raise_denied and isinstance(error, PermissionError):
+                    raise
                 yield path, None
 
     def quarantine(self, path: Path, into: Path) -> Path:
@@ -141,12 +154,8 @@ class StateFile:
 
     def _unused(self, name: str, into: Path) -> Path:
         self._fs.mkdir(into)
-        taken = set(self._fs.names(into))
-        number = 1
-        name = f"{self._aside_prefix}{name}"
-        while f"{name}.{number}" in taken:
-            number += 1
-        return into / f"{name}.{number}"
+        names = (f"{self._aside_prefix}{name}.{number}" for number in itertools.count(1))
+        return into / first_unused(self._fs, into, names)
 
     def _move(self, path: Path, kept: Path) -> None:
         self._fs.replace(path, kept)
@@ -159,7 +168,15 @@ class StateFile:
             return False
         if self._rotation_whole:
             return True
-        return self._fs.stamp(self.path) != self._fs.stamp(self.backup_paths[0])
+        return not self.has_two_names()
+
+    def has_two_names(self) -> bool:
+        """Whether the main file is the newest backup as well: a save was cut off there.
+
+        They are one generation, and the next save leaves the backups as they are.
+        """
+        stamp = self._fs.stamp(self.path)
+        return stamp is not None and stamp == self._fs.stamp(self.backup_paths[0])
 
     def _rotate(self) -> None:
         """Free the newest backup's name, moving only what stands before the first gap."""
