@@ -198,6 +198,14 @@ def test_the_daemons_last_word_says_why(daemon: FakeDaemon, words: bytes | None,
     assert re.search(why, told)
 
 
+def test_one_whose_project_no_daemon_can_be_told_is_left(daemon: FakeDaemon) -> None:
+    """A writer in another language may have made it; it must not end who looks."""
+    header = SpoolHeader(PRODUCERS[0], "lone \udcff", "", (str(daemon.path),), 1)
+    Spool.create(FS, daemon.path.parent / "spool", header).close()
+    leave(daemon, "b")
+    assert counts(adopt(daemon)) == (1, 3, 1)
+
+
 def test_what_the_daemon_rejected_of_it_is_counted(daemon: FakeDaemon) -> None:
     leave(daemon, "a")
     daemon.answer = lambda publish: Ack(

@@ -74,3 +74,13 @@ def test_a_newer_writer_whose_files_this_version_reads() -> None:
     end = struct.calcsize("<8sHHI8s16sQQIII") + len("spotterserver/a.sock\0/b.sock")
     data[end : end + 4] = struct.pack("<I", zlib.crc32(data[:end]))
     assert decode_header(bytes(data)) == HEADER
+
+
+def test_text_that_is_none_is_damage_though_the_checksum_holds() -> None:
+    """A writer in another language may have written it."""
+    whole = encode_header(replace(HEADER, project="p" * 6))
+    body = whole.replace(b"p" * 6, b"caf\xff\xff\xff", 1)
+    end = len(whole.rstrip(b"\0")) - 4
+    data = body[:end] + struct.pack("<I", zlib.crc32(body[:end])) + body[end + 4 :]
+    with pytest.raises(DamagedError, match="text that is none"):
+        decode_header(data)

@@ -104,7 +104,7 @@ class Adopter:
                 adopted.left[path] = str(error)
                 log.debug("cannot deliver %s: %s", path, error)
                 break
-            except (NotNow, TallymarkError, OSError) as error:
+            except (NotNow, TallymarkError, OSError, UnicodeError) as error:
                 self._leave(path, str(error), adopted)
         else:
             self._told = dict(adopted.left)

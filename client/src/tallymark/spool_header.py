@@ -123,5 +123,8 @@ def encode_text(text: str) -> bytes:
 
 
 def decode_text(data: bytes) -> str:
-    """The text that ``encode_text`` was given."""
-    return data.decode("utf-8", "surrogatepass")
+    """The text that ``encode_text`` was given. Raises ``DamagedError`` for anything else."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"it holds text that is none: {error}") from None
