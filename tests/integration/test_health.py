@@ -133,6 +133,22 @@ def test_a_disk_that_is_low_and_one_that_is_full(tmp_path: Path) -> None:
         assert well.codes == ["disk_low"]
 
 
+def test_a_disk_that_was_full_is_well_again_with_nobody_trying(tmp_path: Path) -> None:
+    small = ("--segment-chunk-bytes", "64KiB", "--segment-bytes-max", "1MiB")
+    with (
+        tmpfs(tmp_path / "disk", 8 * MIB) as disk,
+        running(disk / "state", *small, "--save-interval-seconds", "3600") as daemon,
+    ):
+        filler = Filler(disk)
+        filler.leave(0)
+        with Client("p", socket=daemon.socket, spool_dir=tmp_path / "spool") as client:
+            for _ in range(200):
+                client.emit(RunEnd(agent_name="coding", error_message="x" * 3000))
+            wait_for_codes(daemon, "disk_full")
+        filler.give_back()
+        wait_for("room", lambda: "disk_full" not in Report(daemon).codes)
+
+
 @pytest.mark.skipif(bool(cannot_trace()), reason=cannot_trace())
 def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that a watchdog is for: the process lives, answers, and commits nothing."""

@@ -39,6 +39,7 @@ from tallymarkd.manager import Manager, on_terminal
 from tallymarkd.next_steps import next_steps
 from tallymarkd.place import refuse_unsafe
 from tallymarkd.reloading import reload, tell
+from tallymarkd.room import Room
 from tallymarkd.server.desk import Desk, FramePool, ServerSettings
 from tallymarkd.server.listener import Listener, listen
 from tallymarkd.server.peer import is_root
@@ -241,6 +242,12 @@ class _Daemon:
             config_problem=lambda: self._reload_problem,
             spools_waiting=lambda: len(self._adopting.waiting),
         )
+        self._room = Room(
+            self._engine,
+            free_bytes=self._vitals.free_bytes,
+            needed_bytes=lambda: self._settings.segment_chunk_bytes,
+            call_later=self._loop.call_later,
+        )
         self._desk = Desk(
             self._engine,
             BooksAnswers(
@@ -280,6 +287,7 @@ class _Daemon:
         lag_seconds = time.perf_counter() - handed_over
         self._engine.committed(tickets)
         self._vitals.after_commit(lag_seconds)
+        self._room.after_commit()
 
     def _echo(self, back: Callable[[], None]) -> None:
         def through() -> None:
@@ -328,6 +336,7 @@ class _Daemon:
         log.info("stopping: committing what has arrived")
         self._supervision.stopping()
         self._adopting.stop()
+        self._room.stop()
         await self._server.stop_accepting()
         self._checkpointer.stop()
         seconds = max(0.1, deadline - time.monotonic())
