@@ -198,6 +198,20 @@ def test_the_daemons_last_word_says_why(daemon: FakeDaemon, words: bytes | None,
     assert re.search(why, told)
 
 
+def test_one_that_went_and_is_left_again_is_named_again(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is gone is forgotten: else a daemon would remember every spool that it ever saw."""
+    caplog.set_level(logging.INFO, "tallymark")
+    found = adopter(daemon)
+    for _ in range(2):
+        spool = leave(daemon, "a", server_id="server-9")
+        found.run()
+        spool.path.unlink()
+        found.run()
+    assert len(caplog.messages) == 2
+
+
 def test_one_whose_project_no_daemon_can_be_told_is_left(daemon: FakeDaemon) -> None:
     """A writer in another language may have made it; it must not end who looks."""
     header = SpoolHeader(PRODUCERS[0], "lone \udcff", "", (str(daemon.path),), 1)
